@@ -1,0 +1,5 @@
+"""`python -m gptmill.cli`."""
+
+from gptmill.cli import main
+
+main()

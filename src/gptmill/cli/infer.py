@@ -1,0 +1,175 @@
+"""`gptmill generate`, `chat`, `classify`: what the models answer."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from gptmill.cli.command import add_command, all_threads, read_text
+from gptmill.errors import UserError
+
+if TYPE_CHECKING:
+    from gptmill.generate.loop import Decoder
+    from gptmill.tokenizer import Tokenizer
+
+LANGUAGE_MODEL = Path("models/onnx/language_model")
+INSTRUCTIONS = Path("models/onnx/instructions")
+CLASSIFIER = Path("models/onnx/classifier")
+
+
+def add_sampling(parser: argparse.ArgumentParser, temperature: float) -> None:
+    parser.add_argument("--max-new-tokens", type=int, default=128, help="tokens at most")
+    parser.add_argument(
+        "--temperature", type=float, default=temperature, help="0 takes the likeliest token"
+    )
+    parser.add_argument("--top-k", type=int, default=0, help="keep the k likeliest; 0 is off")
+    parser.add_argument("--top-p", type=float, default=1.0, help="keep this joint mass; 1 is off")
+    parser.add_argument(
+        "--min-p", type=float, default=0.0, help="keep tokens of this share of the likeliest's"
+    )
+    parser.add_argument(
+        "--repetition-penalty", type=float, default=1.0, help="above 1 discourages repeats"
+    )
+    parser.add_argument("--stop", action="append", default=[], help="end at this text; repeatable")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text")
+
+
+def add_generate(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(
+        commands,
+        "generate",
+        generate,
+        "Continue a text, or answer an instruction. A folder with model.onnx runs in ONNX Runtime "
+        "without PyTorch, any other GPT-2 folder in PyTorch.",
+    )
+    parser.add_argument("--model", type=Path, default=LANGUAGE_MODEL, help="model folder")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--prompt", default="", help="text to continue")
+    source.add_argument(
+        "--instruction", help="instruction to answer, in the prompt style of the model"
+    )
+    parser.add_argument("--input", default="", help="input that belongs to --instruction")
+    add_sampling(parser, temperature=0.0)
+
+
+def generate(options: argparse.Namespace) -> None:
+    """Print the continuation as it comes."""
+    speaker = open_speaker(options.model)
+    if options.instruction is not None:
+        speaker.stream(speaker.format_prompt(options.instruction, options.input), options)
+        return
+    print(options.prompt, end="", flush=True)
+    speaker.stream(options.prompt, options)
+
+
+def add_chat(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(commands, "chat", chat, "Talk with an instruction model in the terminal.")
+    parser.add_argument("--model", type=Path, default=INSTRUCTIONS, help="model folder")
+    add_sampling(parser, temperature=0.0)
+
+
+def chat(options: argparse.Namespace) -> None:
+    """Answer each line; the conversation so far is the context, its oldest turns cut first."""
+    speaker = open_speaker(options.model)
+    print("Type a message; /reset starts over, Ctrl-D ends.", file=sys.stderr)
+    conversation = ""
+    while True:
+        try:
+            message = input("> ").strip()
+        except EOFError:
+            print()
+            return
+        if message == "/reset":
+            conversation = ""
+        elif message:
+            prompt = conversation + speaker.format_prompt(message)
+            conversation = f"{prompt}{speaker.stream(prompt, options)}\n"
+
+
+def add_classify(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(
+        commands, "classify", classify, "Label texts: from the command line, a file, or a pipe."
+    )
+    parser.add_argument("texts", nargs="*", help="texts; without any, lines of standard input")
+    parser.add_argument("--model", type=Path, default=CLASSIFIER, help="ONNX classifier folder")
+    parser.add_argument("--file", type=Path, help="classify every line of this file")
+
+
+def classify(options: argparse.Namespace) -> None:
+    """Print label, probability and text, a line each."""
+    from gptmill.onnx.session import Classifier
+
+    texts = options.texts
+    if options.file:
+        texts = read_text(options.file).splitlines()
+    elif not texts:
+        texts = sys.stdin.read().splitlines()
+    empty = next((i for i, text in enumerate(texts, start=1) if not text.strip()), None)
+    if not texts or empty:
+        raise UserError(f"text {empty} is empty" if empty else "no text to classify")
+    for text, result in zip(texts, Classifier(options.model).classify(texts)):
+        print(f"{result.label}\t{result.probabilities[result.label]:.4f}\t{text}")
+
+
+class Speaker(NamedTuple):
+    """A language model ready to continue text, and how it wants to be asked (None: no style)."""
+
+    decoder: "Decoder"
+    tokenizer: "Tokenizer"
+    prompt_style: str | None
+
+    def stream(self, prompt: str, options: argparse.Namespace) -> str:
+        """Print the continuation of the prompt as it comes; return it."""
+        from gptmill.generate.loop import stream
+
+        text = ""
+        for piece in stream(self.decoder, self.tokenizer, prompt, _sampling(options)):
+            print(piece, end="", flush=True)
+            text += piece
+        print()
+        return text
+
+    def format_prompt(self, instruction: str, input: str = "") -> str:
+        """The prompt of an instruction."""
+        from gptmill.prompt import format_prompt
+
+        if self.prompt_style is None:
+            raise UserError(
+                "this model was not trained on instructions: give it a text with "
+                f"`gptmill generate --prompt`, or use --model {INSTRUCTIONS}"
+            )
+        return format_prompt({"instruction": instruction, "input": input}, self.prompt_style)
+
+
+def open_speaker(folder: Path) -> Speaker:
+    """A model folder: in ONNX Runtime if it holds a graph, else in PyTorch."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} does not exist: run `make repro`, or name a folder with --model")
+    if (folder / "model.onnx").exists():
+        from gptmill.onnx.session import Generator
+
+        generator = Generator(folder)
+        return Speaker(generator.decoder, generator.tokenizer, generator.prompt_style)
+    from gptmill.engine.runtime import open_runtime
+    from gptmill.generate.torch_decoder import TorchDecoder
+    from gptmill.tokenizer import load_tokenizer
+    from gptmill.weights.folder import load_language_model, load_prompt_style
+
+    runtime = open_runtime(seed=0, threads=all_threads(), precision="float32")
+    model = load_language_model(folder).to(runtime.device)
+    return Speaker(TorchDecoder(model), load_tokenizer(folder), load_prompt_style(folder))
+
+
+def _sampling(options: argparse.Namespace):
+    from gptmill.generate.sampling import SamplingOptions
+
+    return SamplingOptions(
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        min_p=options.min_p,
+        repetition_penalty=options.repetition_penalty,
+        stop_strings=tuple(options.stop),
+        seed=options.seed,
+    )

@@ -1,0 +1,81 @@
+"""`gptmill perplexity`, `compare`: how good a model is, and what changed it."""
+
+import argparse
+from pathlib import Path
+
+from gptmill.cli.command import add_command, all_threads, read_text
+from gptmill.errors import UserError
+
+
+def add_perplexity(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(
+        commands,
+        "perplexity",
+        perplexity,
+        "Measure how well a model predicts a text, in units that compare across tokenizers.",
+    )
+    parser.add_argument("--model", type=Path, required=True, help="any GPT-2 folder")
+    parser.add_argument("--text", type=Path, required=True, help="UTF-8 text file")
+    parser.add_argument("--window", type=int, help="tokens of context at most (model's context)")
+    parser.add_argument("--stride", type=int, help="tokens between windows (half the window)")
+    parser.add_argument(
+        "--bos", action=argparse.BooleanOptionalAction, default=False,
+        help="put <|endoftext|> first, so that the first token is scored too",
+    )  # fmt: skip
+
+
+def perplexity(options: argparse.Namespace) -> None:
+    """Print nats, bits and perplexity with window, stride and BOS stated."""
+    import numpy as np
+
+    from gptmill.engine.runtime import open_runtime
+    from gptmill.tasks.language_model import Likelihood, token_nats
+    from gptmill.tokenizer import load_tokenizer
+    from gptmill.weights.folder import load_language_model
+
+    runtime = open_runtime(seed=0, threads=all_threads(), precision="float32")
+    model = load_language_model(options.model).to(runtime.device)
+    window = options.window or model.config.context_length
+    if window > model.config.context_length:
+        raise UserError(
+            f"--window {window} is more than the model's context, {model.config.context_length}"
+        )
+    stride = options.stride or max(1, window // 2)
+    tokenizer, text = load_tokenizer(options.model), read_text(options.text)
+    ids = np.array([tokenizer.end_of_text] * options.bos + tokenizer.encode(text))
+    nats = token_nats(model, ids, window, stride, runtime)
+    result = Likelihood(nats.sum(), len(nats), len(text.encode()), len(text.split()))
+    rows = {"tokens scored": result.tokens, "bytes": result.bytes, "words": result.words}
+    rows |= {name.replace("_", " "): f"{value:.6g}" for name, value in result.metrics().items()}
+    rows |= {"window": window, "stride": stride, "BOS": "yes" if options.bos else "no"}
+    for name, value in rows.items():
+        print(f"{name:16} {value}")
+
+
+def add_compare(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(
+        commands,
+        "compare",
+        compare,
+        "Lay executions side by side: what differs in parameters, data and code, and every metric "
+        "with its difference.",
+    )
+    parser.add_argument(
+        "references",
+        nargs="+",
+        help="revisions, DVC experiments, MLflow executions (latest, latest~1), or 'workspace'",
+    )
+    parser.add_argument("--output", type=Path, help="write an HTML page as well")
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Print the table, and write the page if asked."""
+    from shutil import get_terminal_size
+
+    from gptmill.report.compare import compare, terminal_table, write_page
+
+    comparison = compare(options.references)
+    print(terminal_table(comparison, get_terminal_size((100, 24)).columns))
+    if options.output:
+        write_page(comparison, options.output)
+        print(options.output)

@@ -1,0 +1,114 @@
+"""`gptmill export`, `params`, `profile`, `doctor`, `track`: the project and its tools."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from gptmill.cli.command import add_command
+from gptmill.errors import UserError
+
+
+def add_export(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(
+        commands, "export", export, "Write a model folder in another format, such as GGUF."
+    )
+    parser.add_argument("format", choices=["gguf"], help="gguf: for llama.cpp and Ollama")
+    parser.add_argument("model", type=Path, help="language-model folder")
+    parser.add_argument("--output", type=Path, help="file to write (MODEL/model-TYPE.gguf)")
+    parser.add_argument("--type", choices=["f32", "f16", "q8_0"], default="f16", help="weights")
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write the GGUF file and a Modelfile beside it."""
+    from gptmill.weights.gguf import export_gguf
+
+    output = options.output or Path(f"{options.model}-{options.type}.gguf")
+    export_gguf(options.model, output, options.type)
+    print(f"{output} ({output.stat().st_size / 2**20:.1f} MiB)")
+
+
+def add_params(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(
+        commands, "params", params, "Explain every parameter: its value, type and meaning."
+    )
+    parser.add_argument("filter", nargs="?", default="", help="show names that contain this")
+
+
+def params(options: argparse.Namespace) -> None:
+    """Print the typed tree, with the values of params.yaml."""
+    from gptmill.params import describe, load
+
+    values = load().model_dump()
+    rows = []
+    for name, kind, meaning in describe():
+        value = values
+        for part in name.split("."):
+            value = value[part]
+        if options.filter in name:
+            rows.append((name, str(value) or "''", kind, meaning))
+    if not rows:
+        raise UserError(f"no parameter's name contains '{options.filter}'")
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    for name, value, kind, meaning in rows:
+        print(f"{name:{widths[0]}}  {value:{widths[1]}}  {meaning} ({kind})")
+
+
+def add_profile(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(
+        commands,
+        "profile",
+        profile,
+        "Write a profile into params.yaml, comments kept. Without a name, list them.",
+    )
+    parser.add_argument("name", nargs="?", help="profiles/NAME.yaml")
+
+
+def profile(options: argparse.Namespace) -> None:
+    """Apply a profile, or list them with their first comment line."""
+    from gptmill.params import PARAMS_FILE, apply_profile, list_profiles
+
+    if options.name is None:
+        for name, title in list_profiles():
+            print(f"{name:14} {title}")
+        return
+    apply_profile(options.name)
+    print(f"{PARAMS_FILE} now holds profile {options.name}; run `make repro` or `dvc repro`")
+
+
+def add_doctor(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(
+        commands, "doctor", doctor, "Check disk, memory, device, Ollama, MLflow and mirror."
+    )
+    parser.set_defaults(run=doctor)
+
+
+def doctor(options: argparse.Namespace) -> None:
+    """Print one line per check; exit with 1 if a needed one fails."""
+    from gptmill.doctor import examine
+
+    failed = False
+    for check in examine():
+        print(f"{check.state:5} {check.name:10} {check.finding}")
+        failed |= check.state == "FAIL"
+    if failed:
+        sys.exit(1)
+
+
+def add_track(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(commands, "track", track, "MLflow: open the UI, or send what waits.")
+    parser.add_argument(
+        "action",
+        choices=["ui", "replay"],
+        help="ui: serve MLflow on loopback; replay: send journals an unreachable server missed",
+    )
+    parser.add_argument("--port", type=int, default=5000, help="port of the UI")
+
+
+def track(options: argparse.Namespace) -> None:
+    """Serve the UI or replay the journal."""
+    from gptmill import tracking
+
+    if options.action == "ui":
+        tracking.serve_ui(options.port)
+    else:
+        print(f"{tracking.replay()} runs sent")
