@@ -1,6 +1,7 @@
 """The command line: what a person sees, for models that PyTorch and ONNX Runtime open."""
 
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from gptmill.cli import build_parser, main
+from gptmill.files import read_json, sha256
 from gptmill.model.classifier import GPT2Classifier
 from gptmill.model.gpt2 import GPT2, GPT2Config
 from gptmill.onnx.export import export_classifier, export_language_model
@@ -109,6 +111,15 @@ def test_classify_reads_arguments_files_and_pipes(
         (["classify", ""], "text 1 is empty"),
         (["perplexity", "--model", "MODEL", "--text", "nowhere.txt"], "nowhere.txt does not exist"),
         (["perplexity", "--model", "MODEL", "--text", "TEXT", "--window", "65"], "context, 64"),
+        (["generate", "--model", "MODEL", "--task", "TEXT"], "needs a text in --prompt"),
+        (["evaluate", "fewshot", "--model", "MODEL", "--task", "no.jsonl"], "no.jsonl is not"),
+        (["evaluate", "fewshot", "--model", "MODEL", "--task", "TEXT"], "text:1: not JSON"),
+        (["evaluate", "fewshot", "--model", "MODEL", "--task", "TEXT", "--shots", "-1"], "least 0"),
+        (["evaluate", "fewshot", "--model", "MODEL", "--task", "TEXT", "--limit", "0"], "--limit"),
+        (
+            ["evaluate", "fewshot", "--model", "MODEL", "--task", "TEXT", "--output", "a.txt"],
+            "ends in .png",
+        ),
         (["profile", "calibratoin"], "did you mean 'calibration'"),
         (["params", "no_such"], "no parameter's name contains 'no_such'"),
     ],
@@ -138,9 +149,9 @@ def test_perplexity_states_its_method(
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture) -> None:
     commands = next(a for a in build_parser()._actions if a.choices).choices
-    for name in commands:
+    for name in [*([name] for name in commands), ["evaluate", "fewshot"]]:
         with pytest.raises(SystemExit) as caught:
-            main([name, "--help"])
+            main([*name, "--help"])
         assert caught.value.code == 0
         assert "usage: gptmill" in capsys.readouterr().out
 
@@ -162,3 +173,65 @@ def test_inference_imports_no_torch(models: Path) -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    path = tmp_path / "task.jsonl"
+    rows = [{"text": f"{i}", "label": "even" if i % 2 == 0 else "odd"} for i in range(8)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_fewshot_prints_writes_and_plots(
+    models: Path, task: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    tables = []
+    for folder in ("torch", "onnx"):
+        output = tmp_path / folder / "fewshot.png"
+        main(["evaluate", "fewshot", "--model", str(models / folder), "--task", str(task),
+              "--shots", "4", "0", "1", "--output", str(output)])  # fmt: skip
+        *table, last = capsys.readouterr().out.splitlines()
+        tables.append(table)
+        assert last == str(output)
+        assert output.read_bytes().startswith(b"\x89PNG")
+        found = read_json(output.with_suffix(".json"))
+        assert found["majority"] == 0.5
+        assert found["task_sha256"] == sha256(task)
+    assert tables[0] == tables[1]
+    assert tables[0][-1] == "8 texts; always the commonest label: 0.500"
+    rows = [line.split() for line in tables[0][1:-1]]
+    assert [row[0] for row in rows] == ["0", "1", "4"]
+    for row, result in zip(rows, found["results"]):
+        # 64 positions have room for two of these examples and the text.
+        assert float(row[1]) == pytest.approx(result["shown"], abs=0.05)
+        assert float(row[2]) == pytest.approx(result["accuracy"], abs=5e-4)
+        p = result["accuracy"]
+        assert float(row[3]) == pytest.approx((p * (1 - p) / 8) ** 0.5, abs=5e-4)
+    assert 0 < found["results"][2]["shown"] < 4
+
+
+def test_fewshot_labels_so_many_texts(
+    models: Path, task: Path, capsys: pytest.CaptureFixture
+) -> None:
+    main(["evaluate", "fewshot", "--model", str(models / "torch"), "--task", str(task),
+          "--shots", "1", "--limit", "3"])  # fmt: skip
+    assert "3 texts; always the commonest label: 0.667" in capsys.readouterr().out
+
+
+def test_generate_shows_examples_of_a_task(
+    models: Path, task: Path, capsys: pytest.CaptureFixture
+) -> None:
+    command = ["generate", "--model", str(models / "torch"), "--task", str(task), "--seed", "1"]
+    main([*command, "--prompt", "3", "--shots", "2", "--max-new-tokens", "3"])
+    *shown, last = capsys.readouterr().out.split("\n\n")
+    texts = [block.split("\n")[0] for block in shown]
+    assert len(set(texts)) == 2
+    for block in shown:
+        number = int(block.split()[1])
+        assert number != 3, "the text itself is no example"
+        assert block == f"Text: {number}\nLabel: {'odd' if number % 2 else 'even'}"
+    assert last.startswith("Text: 3\nLabel:")
+    assert last.endswith("\n")
+    main([*command, "--prompt", "3", "--shots", "0", "--max-new-tokens", "3"])
+    assert capsys.readouterr().out.startswith("Text: 3\nLabel:")

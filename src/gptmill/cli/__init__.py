@@ -6,7 +6,7 @@ Each command imports what it needs when it runs: `gptmill classify` never loads 
 import argparse
 import sys
 
-from gptmill.cli import infer, measure, project
+from gptmill.cli import evaluate, infer, measure, project
 from gptmill.errors import UserError
 
 
@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         infer.add_classify,
         measure.add_perplexity,
         measure.add_compare,
+        evaluate.add_evaluate,
         project.add_export,
         project.add_params,
         project.add_profile,

@@ -10,6 +10,7 @@ from gptmill.errors import UserError
 
 if TYPE_CHECKING:
     from gptmill.generate.loop import Decoder
+    from gptmill.generate.sampling import SamplingOptions
     from gptmill.tokenizer import Tokenizer
 
 LANGUAGE_MODEL = Path("models/onnx/language_model")
@@ -49,6 +50,12 @@ def add_generate(commands: argparse._SubParsersAction) -> None:
         "--instruction", help="instruction to answer, in the prompt style of the model"
     )
     parser.add_argument("--input", default="", help="input that belongs to --instruction")
+    parser.add_argument(
+        "--task",
+        type=Path,
+        help="label --prompt: show it after examples, JSON lines of text and label",
+    )
+    parser.add_argument("--shots", type=int, default=4, help="examples of --task to show")
     add_sampling(parser, temperature=0.0)
 
 
@@ -57,9 +64,30 @@ def generate(options: argparse.Namespace) -> None:
     speaker = open_speaker(options.model)
     if options.instruction is not None:
         speaker.stream(speaker.format_prompt(options.instruction, options.input), options)
-        return
-    print(options.prompt, end="", flush=True)
-    speaker.stream(options.prompt, options)
+    elif options.task is not None:
+        _generate_label(speaker, options)
+    else:
+        print(options.prompt, end="", flush=True)
+        speaker.stream(options.prompt, options)
+
+
+def _generate_label(speaker: "Speaker", options: argparse.Namespace) -> None:
+    """Print the examples, the text and what the model puts on the line of its label."""
+    from gptmill.generate.fewshot import read_task, shown_prompt
+
+    if not options.prompt or options.shots < 0:
+        raise UserError("--task needs a text in --prompt, and --shots of at least 0")
+    ids = shown_prompt(
+        speaker.decoder,
+        speaker.tokenizer,
+        read_task(options.task),
+        options.prompt,
+        options.shots,
+        options.seed,
+    )
+    print(speaker.tokenizer.decode(ids), end="", flush=True)
+    options.stop.append("\n")
+    speaker.stream(ids, options)
 
 
 def add_chat(commands: argparse._SubParsersAction) -> None:
@@ -117,13 +145,15 @@ class Speaker(NamedTuple):
     decoder: "Decoder"
     tokenizer: "Tokenizer"
     prompt_style: str | None
+    stop_tokens: tuple[int, ...]
 
-    def stream(self, prompt: str, options: argparse.Namespace) -> str:
+    def stream(self, prompt: str | list[int], options: argparse.Namespace) -> str:
         """Print the continuation of the prompt as it comes; return it."""
         from gptmill.generate.loop import stream
 
         text = ""
-        for piece in stream(self.decoder, self.tokenizer, prompt, _sampling(options)):
+        sampling = _sampling(options, self.stop_tokens)
+        for piece in stream(self.decoder, self.tokenizer, prompt, sampling):
             print(piece, end="", flush=True)
             text += piece
         print()
@@ -149,18 +179,25 @@ def open_speaker(folder: Path) -> Speaker:
         from gptmill.onnx.session import Generator
 
         generator = Generator(folder)
-        return Speaker(generator.decoder, generator.tokenizer, generator.prompt_style)
+        return Speaker(
+            generator.decoder, generator.tokenizer, generator.prompt_style, generator.stop_tokens
+        )
     from gptmill.engine.runtime import open_runtime
     from gptmill.generate.torch_decoder import TorchDecoder
     from gptmill.tokenizer import load_tokenizer
-    from gptmill.weights.folder import load_language_model, load_prompt_style
+    from gptmill.weights.folder import load_language_model, load_prompt_style, load_stop_tokens
 
     runtime = open_runtime(seed=0, threads=all_threads(), precision="float32")
     model = load_language_model(folder).to(runtime.device)
-    return Speaker(TorchDecoder(model), load_tokenizer(folder), load_prompt_style(folder))
+    return Speaker(
+        TorchDecoder(model),
+        load_tokenizer(folder),
+        load_prompt_style(folder),
+        tuple(load_stop_tokens(folder)),
+    )
 
 
-def _sampling(options: argparse.Namespace):
+def _sampling(options: argparse.Namespace, stop_tokens: tuple[int, ...]) -> "SamplingOptions":
     from gptmill.generate.sampling import SamplingOptions
 
     return SamplingOptions(
@@ -170,6 +207,7 @@ def _sampling(options: argparse.Namespace):
         top_p=options.top_p,
         min_p=options.min_p,
         repetition_penalty=options.repetition_penalty,
+        stop_tokens=stop_tokens,
         stop_strings=tuple(options.stop),
         seed=options.seed,
     )

@@ -16,7 +16,7 @@ on a `Decoder`, therefore on PyTorch and ONNX Runtime alike. N prompts, K labels
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,9 +89,9 @@ def evaluate(
             pool smaller than the examples asked for.
     """
     labels = _labels(queries, pool)
-    draws = [_draw(pool, query, max(shots), (seed, i)) for i, query in enumerate(queries)]
+    draws = [_draw(pool, query.text, max(shots), (seed, i)) for i, query in enumerate(queries)]
     answers = np.array([labels.index(query.label) for query in queries])
-    room = decoder.context_length - max(len(ids) for ids in _label_ids(tokenizer, labels)) + 1
+    room = _room(decoder, tokenizer, labels)
     results = []
     for count in shots:
         fitting = [
@@ -105,6 +105,24 @@ def evaluate(
         shown = sum(kept for _, kept in fitting) / len(fitting)
         results.append(Accuracy(count, shown, len(queries), accuracy, error))
     return results
+
+
+def shown_prompt(
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    pool: Sequence[Example],
+    text: str,
+    count: int,
+    seed: int = 0,
+) -> list[int]:
+    """The ids of a prompt that shows `count` examples, as many as the context has room for, and
+    leaves the label of `text` open.
+
+    Raises:
+        UserError: fewer other examples in the pool.
+    """
+    room = _room(decoder, tokenizer, {example.label for example in pool})
+    return fit_prompt(tokenizer, _draw(pool, text, count, (seed, 0)), text, room)[0]
 
 
 def majority_accuracy(queries: Sequence[Example]) -> float:
@@ -167,12 +185,17 @@ def plot_accuracy(results: Sequence[Accuracy], majority: float, path: Path) -> N
         label="likeliest label ± standard error",
     )
     axes.axhline(majority, linestyle="--", color="grey", label="always the commonest label")
-    axes.set_xticks(places, [str(result.examples) for result in results])
+    axes.set_xticks(places, [_tick(result) for result in results])
     axes.set_xlabel("examples in the prompt")
     axes.set_ylabel(f"accuracy on {results[0].queries} texts")
     axes.set_ylim(0, 1.02)
     axes.legend()
     figure.savefig(path)
+
+
+def _tick(result: Accuracy) -> str:
+    fit = "" if result.shown == result.examples else f"\n({result.shown:.1f} fit)"
+    return f"{result.examples}{fit}"
 
 
 def _example(line: str, place: str) -> Example:
@@ -198,17 +221,20 @@ def _labels(queries: Sequence[Example], pool: Sequence[Example]) -> list[str]:
     return labels
 
 
-def _draw(
-    pool: Sequence[Example], query: Example, count: int, key: tuple[int, int]
-) -> list[Example]:
-    others = [example for example in pool if example.text != query.text]
+def _draw(pool: Sequence[Example], text: str, count: int, key: tuple[int, int]) -> list[Example]:
+    others = [example for example in pool if example.text != text]
     if len(others) < count:
         raise UserError(f"{count} examples are to be shown, and there are {len(others)} others")
     generator = np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
     return [others[i] for i in generator.permutation(len(others))[:count]]
 
 
-def _label_ids(tokenizer: Tokenizer, labels: Sequence[str]) -> list[tuple[int, ...]]:
+def _room(decoder: Decoder, tokenizer: Tokenizer, labels: Iterable[str]) -> int:
+    """Tokens of a prompt at most: all but the last token of a label are read after it."""
+    return decoder.context_length - max(len(ids) for ids in _label_ids(tokenizer, labels)) + 1
+
+
+def _label_ids(tokenizer: Tokenizer, labels: Iterable[str]) -> list[tuple[int, ...]]:
     return [tuple(tokenizer.encode(f" {label}")) for label in labels]
 
 
