@@ -11,7 +11,7 @@ from gptmill.params import load
 from gptmill.tasks.respond import respond
 from gptmill.tokenizer import load_tokenizer
 from gptmill.tracking import Stage
-from gptmill.weights.folder import load_language_model, load_prompt_style
+from gptmill.weights.folder import load_language_model, load_prompt_style, load_stop_tokens
 from stages import run
 
 
@@ -25,7 +25,11 @@ def main(model: Path, entries: Path, output: Path, metrics: Path) -> None:
             load_tokenizer(model),
             read_json(entries),
             load_prompt_style(model),
-            SamplingOptions(**dict(section.sampling), seed=parameters.runtime.seed),
+            SamplingOptions(
+                **dict(section.sampling),
+                stop_tokens=tuple(load_stop_tokens(model)),
+                seed=parameters.runtime.seed,
+            ),
             section.batch_size,
         )
         with atomic_folder(output) as folder:

@@ -93,6 +93,11 @@ class Sampling(Section):
     temperature: float = Field(ge=0, description="0 is greedy")
     top_k: int = Field(ge=0, description="keep the k likeliest tokens; 0 is off")
     top_p: Fraction = Field(description="keep the likeliest tokens of this joint mass; 1 is off")
+    min_p: Fraction = Field(description="keep tokens of this share of the likeliest's; 0 is off")
+    repetition_penalty: float = Field(gt=0, description="above 1 discourages repeats; 1 is off")
+    stop_strings: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        strict=False, description="texts that end a continuation, left out of it"
+    )
 
 
 class Pretrain(Section):

@@ -48,11 +48,21 @@ def test_a_missing_key_is_named(values: dict) -> None:
         ("tokenize", "kind", "sentencepiece"),
         ("tokenize", "validation_fraction", 1.5),
         ("runtime", "compile", "yes"),
+        ("respond", "sampling.min_p", 1.5),
+        ("respond", "sampling.repetition_penalty", 0.0),
+        ("respond", "sampling.stop_strings", [1]),
+        ("respond", "sampling.stop_strings", [""]),
+        ("respond", "sampling.stop_strings", "###"),
     ],
 )
 def test_a_wrong_value_is_named(values: dict, section: str, key: str, value: object) -> None:
-    values[section][key] = value
-    with pytest.raises(UserError, match=rf"{section}\.{key}: .*{value}"):
+    *parents, last = key.split(".")
+    place = values[section]
+    for parent in parents:
+        place = place[parent]
+    place[last] = value
+    shown = value[0] if isinstance(value, list) else value
+    with pytest.raises(UserError, match=rf"{section}\.{key}.*: .*{shown}"):
         parse(values, "params.yaml")
 
 

@@ -1,10 +1,13 @@
 """The sampler: filters on a distribution worked by hand, frequencies, seeds, bad values."""
 
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
 
+from gptmill import params
+from gptmill.cli import build_parser
 from gptmill.errors import UserError
 from gptmill.generate.sampling import Sampler, SamplingOptions, distribution
 
@@ -131,3 +134,13 @@ def test_logits_that_are_no_numbers_are_refused(temperature: float, value: float
 def test_values_out_of_range_name_themselves(name: str, value: object) -> None:
     with pytest.raises(UserError, match=f"^{name} is .*; it must be"):
         SamplingOptions(**{name: value})
+
+
+def test_params_and_command_line_have_every_option() -> None:
+    """One sampler, asked for in the same words by samples in training, `respond` and commands."""
+    options = {field.name for field in fields(SamplingOptions)}
+    # The run's own seed and the model's own stop tokens are no parameters of a section.
+    assert set(params.Sampling.model_fields) == options - {"seed", "stop_tokens"}
+    arguments = vars(build_parser().parse_args(["generate", "--stop", "###"]))
+    assert options - arguments.keys() == {"stop_tokens", "stop_strings"}
+    assert arguments["stop"] == ["###"]
