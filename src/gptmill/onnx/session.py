@@ -77,31 +77,50 @@ class OnnxDecoder:
             raise UserError("this ONNX model has no cache: it is no language model")
         _, self._heads, _, self._head_width = inputs[self._past[0]]
         self._buffers = [np.empty(0, np.float32), np.empty(0, np.float32)]
+        self._length = 0  # tokens held by each row, padding included
+        self._padding = np.zeros(0, np.int64)  # of each row, on the left
         self._last_only = np.ones(1, np.int64)
+
+    def sibling(self) -> "OnnxDecoder":
+        """An empty cache over the same session."""
+        return OnnxDecoder(self._session, self.context_length)
 
     def prefill(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Start a fresh cache with ids [B, T]; logits [B, V] after the last position."""
         self._length = 0
-        self._mask = np.ones((len(ids), self.context_length), np.int64)
-        self._mask[:, : ids.shape[1]] = mask
-        positions = np.maximum(mask.cumsum(axis=1) - 1, 0)
-        self._next_position = mask.sum(axis=1)
-        return self._run(ids, positions)
+        self._padding = ids.shape[1] - mask.sum(axis=1)
+        return self._run(ids, np.maximum(mask.cumsum(axis=1) - 1, 0))
 
     def step(self, ids: np.ndarray) -> np.ndarray:
         """Add one token to each sequence, ids [B]; logits [B, V] of the next."""
-        positions = self._next_position
-        self._next_position = positions + 1
-        return self._run(ids[:, None], positions[:, None])
+        return self._run(ids[:, None], (self._length - self._padding)[:, None])
 
     def keep(self, rows: np.ndarray) -> None:
-        """Go on with these rows of the batch."""
-        past = self._view(0, len(self._mask), self._length)
-        kept = self._view(1, len(rows), self._length)
-        np.take(past, rows, axis=1, out=kept, mode="clip")  # other modes buffer `out`
+        """Go on with these rows of the batch, and without columns that pad all of them."""
+        past = self._view(0, len(self._padding), self._length)
+        padding = self._padding[rows]
+        first = int(padding.min()) if len(rows) else self._length
+        kept = self._view(1, len(rows), self._length - first)
+        for at, row in enumerate(rows):
+            kept[:, at] = past[:, row, :, first:]
         self._buffers.reverse()
-        self._mask = self._mask[rows]
-        self._next_position = self._next_position[rows]
+        self._length -= first
+        self._padding = padding - first
+
+    def join(self, other: "OnnxDecoder") -> None:
+        """Take in another decoder's rows after its own, the shorter cache padded on the left."""
+        length = max(self._length, other._length)
+        joined = self._view(1, len(self._padding) + len(other._padding), length)
+        start, paddings = 0, []
+        for decoder in (self, other):
+            rows, first = len(decoder._padding), length - decoder._length
+            part = joined[:, start : start + rows]
+            part[..., :first, :] = 0  # masked, but what is no number would still spread
+            part[..., first:, :] = decoder._view(0, rows, decoder._length)
+            paddings.append(decoder._padding + first)
+            start += rows
+        self._buffers.reverse()
+        self._length, self._padding = length, np.concatenate(paddings)
 
     def _run(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
         B, T = ids.shape
@@ -112,7 +131,7 @@ class OnnxDecoder:
         binding = self._session.io_binding()
         feeds = {
             "input_ids": np.ascontiguousarray(ids),
-            "attention_mask": np.ascontiguousarray(self._mask[:, :total]),
+            "attention_mask": (np.arange(total) >= self._padding[:, None]).astype(np.int64),
             "position_ids": np.ascontiguousarray(positions),
             "num_logits_to_keep": self._last_only,
         }

@@ -69,6 +69,31 @@ def test_rows_kept_go_on_as_before(decoders):
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
+@pytest.mark.parametrize(("first", "second"), [(8, 3), (3, 8), (5, 5)])
+def test_rows_that_join_and_leave_go_on_as_alone(first, second, decoders):
+    """A batch grows and shrinks between steps; each row's logits are what it gives alone."""
+    ours, alone = decoders
+    rows = [token_ids(1, length) for length in (first, second)]
+    alone.prefill(rows[1], np.ones_like(rows[1]))
+    ours.prefill(rows[0], np.ones_like(rows[0]))
+    late = ours.sibling()
+    late.prefill(rows[1], np.ones_like(rows[1]))
+    late._buffers[1].fill(np.nan)  # what the columns of padding might lie on
+    ours._buffers[1].fill(np.nan)
+    ours.join(late)
+    np.testing.assert_allclose(ours.step(np.array([3, 7]))[1:], alone.step(np.array([7])), atol=1e-4)
+    ours.keep(np.array([1]))
+    for token in (9, 11):
+        expected = alone.step(np.array([token]))
+        np.testing.assert_allclose(ours.step(np.array([token])), expected, atol=1e-4)
+    assert ours._length == second + 3  # no column is left that padded the row which is gone
+    ours.keep(np.array([], np.int64))
+    ours.join(late)  # into nothing
+    np.testing.assert_allclose(
+        ours.step(np.array([7])), late.step(np.array([7])), atol=1e-6
+    )
+
+
 def test_a_second_prefill_forgets_the_first(decoders):
     ours, _ = decoders
     ids = token_ids(2, 5)
