@@ -24,7 +24,7 @@ def main(task: str, pretrained: Path, tokens: Path, output: Path, metrics: Path)
     inputs = {"pretrained": pretrained, "tokens": tokens}
     with Stage(f"load_gpt2_{task}", section.model_dump(), inputs) as stage:
         runtime = open_runtime(**dict(parameters.runtime))
-        model, tokenizer = read_foundation(
+        model, tokenizer, origin = read_foundation(
             section.source, section.location, section.revision, section.context_length
         )
         model.to(runtime.device)
@@ -37,7 +37,8 @@ def main(task: str, pretrained: Path, tokens: Path, output: Path, metrics: Path)
         sample = generate(TorchDecoder(model), tokenizer, [section.prompt], greedy)[0].text
         stage.text("sample", 0, section.prompt + sample)
         results = {"parameters": count_parameters(model), **likelihood.metrics()}
-        save_model(output, model, tokenizer, provenance=stage.provenance())
+        provenance = stage.provenance() | {"foundation": origin}
+        save_model(output, model, tokenizer, provenance=provenance)
         write_json(metrics, results)
         stage.metrics(results)
 

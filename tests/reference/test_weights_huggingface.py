@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -14,7 +15,10 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from gptmill.files import sha256_tree
 from gptmill.tokenizer import train_byte_pairs
+from gptmill.weights.foundation import read_foundation
+from gptmill.weights.huggingface import PINNED
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 # Every request of the script is one line of JSON: the folder, or what the user is told.
@@ -27,6 +31,11 @@ for repository, revision in json.loads(sys.argv[1]):
         print(json.dumps({"folder": str(download(repository, revision))}))
     except UserError as error:
         print(json.dumps({"error": str(error)}))
+"""
+ORIGIN = """
+import json, sys
+from gptmill.weights.foundation import read_foundation
+print(json.dumps(read_foundation("huggingface", *json.loads(sys.argv[1]), 0).origin))
 """
 
 
@@ -132,10 +141,16 @@ def hub(original: Path) -> Iterator[str]:
 
 
 def download(endpoint: str, home: Path, *wanted: tuple[str, str], **settings: str) -> list[dict]:
-    """What `gptmill` says in a process of its own, since the hub's settings are read on import."""
+    return in_a_process(SCRIPT, endpoint, home, wanted, **settings)
+
+
+def in_a_process(
+    script: str, endpoint: str, home: Path, wanted: object, **settings: str
+) -> list[dict]:
+    """What a script prints in a process of its own, since the hub's settings are read on import."""
     environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), **settings}
     result = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(wanted)],
+        [sys.executable, "-c", script, json.dumps(wanted)],
         env=environment, capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -146,13 +161,14 @@ def test_a_repository_and_every_refusal(hub: str, original: Path, tmp_path: Path
     answers = download(
         hub,
         tmp_path,
-        ("someone/tiny", ""),
+        ("someone/tiny", "main"),
         ("someone/tiny", COMMIT),
         ("someone/tiny", "v9"),
-        ("someone/absent", ""),
-        ("someone/liar", ""),
-        ("someone/pickle", ""),
-        ("no name at all/", ""),
+        ("someone/absent", "main"),
+        ("someone/liar", "main"),
+        ("someone/pickle", "main"),
+        ("no name at all/", "main"),
+        ("someone/tiny", ""),
     )
     assert "folder" in answers[0], answers[0]
     folder = Path(answers[0]["folder"])
@@ -161,9 +177,8 @@ def test_a_repository_and_every_refusal(hub: str, original: Path, tmp_path: Path
     fetched = {path.name for path in folder.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "merges.txt"} <= fetched
     assert not any("bin" in line or "msgpack" in line or "tflite" in line for line in Hub.asked)
-    from gptmill.weights.foundation import read_foundation
-
-    model, tokenizer = read_foundation("folder", str(folder), "", 0)
+    model, tokenizer, origin = read_foundation("folder", str(folder), "", 0)
+    assert origin == {"sha256": sha256_tree(folder)}
     theirs = GPT2LMHeadModel.from_pretrained(original)
     ids = torch.tensor([tokenizer.encode("the brown fox")])
     with torch.no_grad():
@@ -174,6 +189,18 @@ def test_a_repository_and_every_refusal(hub: str, original: Path, tmp_path: Path
     assert "model.safetensors has the wrong SHA-256" in errors[2]
     assert "has no safetensors, and a pickle is not loaded" in errors[3]
     assert "is no repository's name" in errors[4]
+    assert "no commit of someone/tiny is pinned" in errors[5]
+
+
+def test_what_is_pinned_is_a_commit() -> None:
+    published = {f"openai-community/gpt2{size}" for size in ("", "-medium", "-large", "-xl")}
+    assert PINNED.keys() == published | {"distilbert/distilgpt2"}
+    assert all(re.fullmatch("[0-9a-f]{40}", commit) for commit in PINNED.values())
+
+
+def test_the_commit_goes_into_the_provenance(hub: str, tmp_path: Path) -> None:
+    found = in_a_process(ORIGIN, hub, tmp_path, ["someone/tiny", "main"])
+    assert found == [{"repository": "someone/tiny", "commit": COMMIT}]
 
 
 @pytest.mark.parametrize("setting", ["HF_HUB_OFFLINE", "GPTMILL_OFFLINE"])

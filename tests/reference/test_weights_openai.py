@@ -11,7 +11,7 @@ from transformers import GPT2Config as TheirConfig
 from transformers import GPT2LMHeadModel
 
 from gptmill.errors import UserError
-from gptmill.files import read_json, write_json
+from gptmill.files import read_json, sha256_tree, write_json
 from gptmill.tokenizer import train_byte_pairs
 from gptmill.weights.crc32c import crc32c, unmask
 from gptmill.weights.foundation import read_foundation
@@ -93,7 +93,8 @@ def test_logits_equal_transformers_on_the_same_arrays(folder: Path) -> None:
 
 
 def test_as_a_foundation(folder: Path) -> None:
-    model, tokenizer = read_foundation("openai", str(folder), "", 8)
+    model, tokenizer, origin = read_foundation("openai", str(folder), "", 8)
+    assert origin == {"sha256": sha256_tree(folder)}
     assert model.config.context_length == 8
     assert tokenizer.decode(tokenizer.encode("lazy fox")) == "lazy fox"
 

@@ -25,9 +25,15 @@ from gptmill.errors import UserError
 from gptmill.files import sha256
 from gptmill.weights.safetensors import INDEX, SINGLE
 
-# The commits that were checked. A repository's name alone means this commit, or 'main' for the
-# others (-medium, -large, -xl, distilbert/distilgpt2), whose commit is then recorded.
-PINNED = {"openai-community/gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e"}
+# The commits that a repository's name alone means. Each is the last of its repository's main, as
+# many projects recorded it, and holds `model.safetensors`.
+PINNED = {
+    "openai-community/gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
+    "openai-community/gpt2-medium": "6dcaa7a952f72f9298047fd5137cd6e4f05f41da",
+    "openai-community/gpt2-large": "32b71b12589c2f8d625668d2335a01cac3249519",
+    "openai-community/gpt2-xl": "15ea56dee5df4983c59b2538573817e1667135e2",
+    "distilbert/distilgpt2": "2290a62682d06624634c1f46a6ad5be0f47f38aa",
+}
 # The weights' names in full: repositories also hold TensorFlow's, ONNX's and Rust's.
 PATTERNS = [
     "config.json",
@@ -47,14 +53,20 @@ def download(repository: str, revision: str = "", cache: Path | None = None) -> 
 
     Args:
         repository: such as `openai-community/gpt2`.
-        revision: a commit, tag or branch; '' is the pinned commit, or else 'main'.
+        revision: a commit, tag or branch; '' is the pinned commit.
         cache: instead of `huggingface_hub`'s own.
 
     Raises:
-        UserError: no such repository or revision, no access, no network and nothing in the cache,
-            a file whose hash is not the one that the hub tells.
+        UserError: no such repository or revision, no revision given and none pinned, no access,
+            no network and nothing in the cache, a file whose hash is not the one the hub tells.
     """
-    revision = revision or PINNED.get(repository, "main")
+    revision = revision or PINNED.get(repository, "")
+    if not revision:
+        raise UserError(
+            f"no commit of {repository} is pinned here (there are {', '.join(PINNED)}): set "
+            "revision to one of its commits, or to a branch such as main, whose commit the "
+            "model's provenance.json then records"
+        )
     name = f"{repository} at revision {revision}"
     try:
         folder = snapshot_download(
