@@ -13,7 +13,7 @@ PACKAGE = Path("src/gptmill")
 FLOORS = {
     "errors": 0, "files": 1, "params": 2, "prompt": 2, "tokenizer": 2, "model": 3,
     "engine": 4, "data": 4, "weights": 5, "generate": 5, "diagnosis": 2, "tasks": 6,
-    "onnx": 7, "judge": 7, "tracking": 7, "report": 8, "serve": 8,
+    "onnx": 7, "judge": 7, "tracking": 7, "study": 7, "report": 8, "serve": 8,
     "doctor": 8, "cli": 9, "stages": 9,
 }  # fmt: skip
 # Rooms that change no output: the values of params.yaml are tracked as such, errors are messages,
@@ -146,3 +146,12 @@ def test_only_tracking_imports_mlflow() -> None:
         if re.search(r"^\s*(import|from) mlflow", path.read_text(), re.MULTILINE)
     }
     assert importers <= {"tracking"}
+
+
+def test_the_taught_ladder_stays_outside_production() -> None:
+    ladder = PACKAGE / "model/attention_study.py"
+    importers = {room(path) for path in SOURCES if ladder in imported(path)}
+    assert importers <= {"study"}
+    assert {path.stem for path in Path("stages").glob("*.py") if ladder in closure(path)} <= {
+        "study"
+    }
