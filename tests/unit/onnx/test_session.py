@@ -81,7 +81,9 @@ def test_rows_that_join_and_leave_go_on_as_alone(first, second, decoders):
     late._buffers[1].fill(np.nan)  # what the columns of padding might lie on
     ours._buffers[1].fill(np.nan)
     ours.join(late)
-    np.testing.assert_allclose(ours.step(np.array([3, 7]))[1:], alone.step(np.array([7])), atol=1e-4)
+    np.testing.assert_allclose(
+        ours.step(np.array([3, 7]))[1:], alone.step(np.array([7])), atol=1e-4
+    )
     ours.keep(np.array([1]))
     for token in (9, 11):
         expected = alone.step(np.array([token]))
@@ -89,9 +91,7 @@ def test_rows_that_join_and_leave_go_on_as_alone(first, second, decoders):
     assert ours._length == second + 3  # no column is left that padded the row which is gone
     ours.keep(np.array([], np.int64))
     ours.join(late)  # into nothing
-    np.testing.assert_allclose(
-        ours.step(np.array([7])), late.step(np.array([7])), atol=1e-6
-    )
+    np.testing.assert_allclose(ours.step(np.array([7])), late.step(np.array([7])), atol=1e-6)
 
 
 def test_a_second_prefill_forgets_the_first(decoders):
