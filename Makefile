@@ -3,11 +3,12 @@ PROFILE ?=
 VENV := .venv
 PYTHON ?= python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 export DVC_NO_ANALYTICS := true
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint ui report clean
+.PHONY: help setup repro test browser ui clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -32,7 +33,17 @@ repro: $(VENV)/pipeline ## run the pipeline; PROFILE=name switches to profiles/n
 	@echo "report:  $(CURDIR)/report/index.html"
 	@echo "MLflow:  make ui"
 
-test: $(VENV)/test ## ruff and every test
+# What the browser tests need: Debian's Chromium and two npm packages. Where they cannot be had those
+# tests are skipped with a reason; in CI (CI=true) they fail.
+browser: tests/browser/node_modules/.package-lock.json ## what the browser tests need
+	@command -v chromium >/dev/null || { $(ROOT) apt-get update -qq && $(ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium; } \
+		|| echo "chromium could not be installed: tests that need a browser are skipped"
+
+tests/browser/node_modules/.package-lock.json: tests/browser/package-lock.json
+	@npm ci --prefix tests/browser --ignore-scripts --no-audit --no-fund \
+		|| echo "npm packages could not be installed: tests that need them are skipped"
+
+test: $(VENV)/test browser ## ruff and every test
 	ruff check .
 	ruff format --check .
 	python -m pytest -q -n 2 --dist loadfile

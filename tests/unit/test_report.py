@@ -59,14 +59,13 @@ def write(path: Path, value: object) -> None:
     path.write_text(json.dumps(value))
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
+def write_project(root: Path) -> None:
     """Results of a small pipeline: every file that the report reads."""
-    (tmp_path / "params.yaml").write_text(
+    (root / "params.yaml").write_text(
         "profile: calibration\npretrain: {steps: 200, optimizer: {learning_rate: 1e-3}}\n"
         "export_onnx: {tolerance: 1.0e-3}\n"
     )
-    (tmp_path / "dvc.yaml").write_text(
+    (root / "dvc.yaml").write_text(
         "stages:\n"
         "  download:\n    foreach: [corpus, spam]\n    do: {cmd: x, outs: ['raw/${item}']}\n"
         "  tokenize: {cmd: x, deps: [raw/corpus], outs: [tokens]}\n"
@@ -77,32 +76,32 @@ def project(tmp_path: Path) -> Path:
     curve = {step: 1.0 + 6 * math.exp(-step / 30) for step in steps}
     for stage in ("pretrain", "finetune_classifier", "finetune_instructions"):
         write_csv(
-            tmp_path / f"plots/{stage}/training.csv",
+            root / f"plots/{stage}/training.csv",
             [
                 {"step": s, "tokens": s, "train/loss": v, "learning_rate": 1e-3, "gradient_norm": v}
                 for s, v in curve.items()
             ],
         )
         write_csv(
-            tmp_path / f"plots/{stage}/evaluation.csv",
+            root / f"plots/{stage}/evaluation.csv",
             [
                 {"step": s, "validation/loss": v + 0.1, "validation/accuracy": 0.5}
                 for s, v in list(curve.items())[::4]
             ],
         )
     write(
-        tmp_path / "plots/pretrain/samples.json",
+        root / "plots/pretrain/samples.json",
         [{"step": 10 * i, "text": f"Once <b>{i}</b>"} for i in range(20)],
     )
     write_csv(
-        tmp_path / "plots/finetune_classifier/predictions.csv",
+        root / "plots/finetune_classifier/predictions.csv",
         [
             {"split": "test", "label": label, "predicted": predicted, "probability": 0.5}
             for label, predicted in [(0, 0)] * 7 + [(0, 1)] * 2 + [(1, 0)] + [(1, 1)] * 4
         ],
     )
     write_csv(
-        tmp_path / "plots/finetune_classifier/precision_recall.csv",
+        root / "plots/finetune_classifier/precision_recall.csv",
         [
             {"model": model, "recall": r / 10, "precision": 1 - r / 20}
             for model in ("GPT-2", "TF-IDF")
@@ -114,7 +113,7 @@ def project(tmp_path: Path) -> Path:
          "input": "", "output": str(i), "response": said, "score": 5.0 * i}
         for i, said in enumerate(["<script>no"] * 20)
     ]  # fmt: skip
-    write(tmp_path / "data/judgements/scores.json", [*scores, {**scores[0], "score": None}])
+    write(root / "data/judgements/scores.json", [*scores, {**scores[0], "score": None}])
     metrics = {
         "pretrain": {
             "validation/loss": 1.1, "validation/perplexity": 3.0, "validation/bits_per_byte": 0.4,
@@ -132,15 +131,20 @@ def project(tmp_path: Path) -> Path:
         },
     }  # fmt: skip
     for stage, values in metrics.items():
-        write(tmp_path / f"metrics/{stage}.json", values)
+        write(root / f"metrics/{stage}.json", values)
     about = {"started": "2026-01-02T03:04:05+00:00", "host": "h", "device": "cpu", "threads": "2"}
     for stage, seconds in (("download_corpus", 1.0), ("pretrain", 100.0)):
         write(
-            tmp_path / f"timings/{stage}.json",
+            root / f"timings/{stage}.json",
             {"seconds": seconds, "peak_memory_bytes": 2**20, "tokens_per_second": 5e3, **about},
         )
     rates = [{"step": s, "name": "tokens_per_second", "value": s - 10} for s in steps]
-    write_csv(tmp_path / "timings/pretrain.csv", rates)
+    write_csv(root / "timings/pretrain.csv", rates)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    write_project(tmp_path)
     return tmp_path
 
 
