@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -17,7 +18,13 @@ from gptmill.model.classifier import GPT2Classifier
 from gptmill.model.gpt2 import GPT2, GPT2_SIZES, GPT2Config, count_parameters
 from gptmill.prompt import format_prompt, message_content
 from gptmill.tokenizer import BytePairTokenizer, load_tokenizer, train_byte_pairs
-from gptmill.weights.folder import load_classifier, load_language_model, save_model
+from gptmill.weights.folder import (
+    load_classifier,
+    load_language_model,
+    load_prompt_style,
+    load_reading,
+    save_model,
+)
 
 TOLERANCE = 1e-4
 GREEDY_TOKENS = 64
@@ -70,14 +77,15 @@ def their_greedy(model: GPT2LMHeadModel, ids: torch.Tensor, count: int) -> list[
 
 
 @torch.no_grad()
-def assert_equal(ours: GPT2, theirs: GPT2LMHeadModel, tokens: int = 8) -> None:
+def assert_equal(ours: GPT2, theirs: GPT2LMHeadModel) -> list[int]:
+    """Logits and greedy continuations agree; returns the continuation."""
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(0, ours.config.vocabulary_size, (2, 48), generator=generator)
     difference = (ours(ids) - theirs(ids).logits).abs().max()
     assert difference < TOLERANCE
-    continuation = greedy(ours, ids[:1, :16], tokens)
-    assert continuation == their_greedy(theirs, ids[:1, :16], tokens)
-    assert len(set(continuation)) > tokens // 16
+    continuation = greedy(ours, ids[:1, :16], GREEDY_TOKENS)
+    assert continuation == their_greedy(theirs, ids[:1, :16], GREEDY_TOKENS)
+    return continuation
 
 
 @pytest.mark.parametrize(("size", "layers", "vocabulary"), SIZES)
@@ -94,30 +102,32 @@ def test_ours_in_theirs(
     assert not any(report.values()), report
     assert theirs.lm_head.weight is theirs.transformer.wte.weight
     assert theirs.num_parameters() == count_parameters(ours)
-    assert_equal(ours, theirs.eval(), GREEDY_TOKENS if vocabulary > 400 else 8)
+    assert len(set(assert_equal(ours, theirs.eval()))) > 4
+    theirs.save_pretrained(tmp_path / "back", max_shard_size="200MB")
+    back = load_language_model(tmp_path / "back")
+    for name, parameter in ours.named_parameters():
+        assert torch.equal(back.get_parameter(name), parameter), name
 
 
-@pytest.mark.parametrize(("size", "layers", "vocabulary"), QUICK)
-def test_theirs_in_ours(size: str, layers: int, vocabulary: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("size", "layers", "vocabulary", "shard"),
+    [*((*row, "1GB") for row in QUICK), ("124M", 2, 400, "8MB")],
+)
+def test_theirs_in_ours(
+    size: str, layers: int, vocabulary: int, shard: str, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     _, heads, width = GPT2_SIZES[size]
     config = TheirConfig(vocab_size=vocabulary, n_layer=layers, n_head=heads, n_embd=width)
     theirs = GPT2LMHeadModel(config).eval()
     liven(theirs)
-    theirs.save_pretrained(tmp_path)
+    theirs.save_pretrained(tmp_path, max_shard_size=shard)
+    assert (tmp_path / "model.safetensors").exists() == (shard == "1GB")
+    assert (len(list(tmp_path.glob("model-*.safetensors"))) > 1) == (shard == "8MB")
     ours = load_language_model(tmp_path)
     assert ours.lm_head.weight is ours.transformer.wte.weight
     assert count_parameters(ours) == theirs.num_parameters()
-    assert_equal(ours, theirs)
-
-
-def test_their_shards_in_ours(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    theirs = GPT2LMHeadModel(TheirConfig(vocab_size=500, n_layer=3, n_head=2, n_embd=64)).eval()
-    theirs.save_pretrained(tmp_path, max_shard_size="300KB")
-    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
-    assert not (tmp_path / "model.safetensors").exists()
-    assert_equal(load_language_model(tmp_path), theirs)
+    assert len(set(assert_equal(ours, theirs))) > 4
 
 
 @pytest.mark.parametrize(
@@ -234,3 +244,54 @@ def test_their_classifier_in_ours(tmp_path: Path) -> None:
     ids = torch.randint(0, 319, (2, 9))
     with torch.no_grad():
         assert (ours(ids) - theirs(ids).logits).abs().max() < TOLERANCE
+
+
+# --- The folders of a pipeline that has run here
+
+OWN = ["pretrained", "foundation/classifier", "foundation/instructions", "instructions"]
+
+
+def own_folder(name: str) -> Path:
+    folder = Path("models") / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder} does not exist: run the pipeline")
+    return folder
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_pipelines_own_language_models(name: str) -> None:
+    folder = own_folder(name)
+    ours = load_language_model(folder)
+    theirs, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values()), report
+    assert theirs.lm_head.weight is theirs.transformer.wte.weight
+    assert "lm_head.weight" not in load_file(folder / "model.safetensors")
+    assert_equal(ours, theirs.eval())
+    tokenizer, their_tokenizer = load_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
+    for text in TEXTS:
+        plain = text.replace("<|endoftext|>", "")
+        assert their_tokenizer(plain)["input_ids"] == tokenizer.encode(plain)
+        assert their_tokenizer.decode(tokenizer.encode(text)) == tokenizer.decode(
+            tokenizer.encode(text)
+        )
+
+
+def test_the_pipelines_own_chat_template() -> None:
+    folder = own_folder("instructions")
+    style = load_prompt_style(folder)
+    messages = [{"role": "user", "content": message_content(ENTRY, style)}]
+    rendered = AutoTokenizer.from_pretrained(folder).apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True
+    )
+    assert rendered == format_prompt(ENTRY, style)
+
+
+def test_the_pipelines_own_classifier() -> None:
+    folder = own_folder("classifier")
+    ours, theirs = load_classifier(folder), GPT2ForSequenceClassification.from_pretrained(folder)
+    texts = ["you have won the key!", "see you at the park this evening, Ruth"]
+    batch = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        found = ours(batch["input_ids"], batch["attention_mask"])
+        assert (found - theirs(**batch).logits).abs().max() < TOLERANCE
+    assert theirs.config.id2label == dict(enumerate(load_reading(folder).labels))
