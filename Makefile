@@ -17,11 +17,11 @@ help: ## what can be made
 $(VENV)/pipeline: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("gptmill needs Python 3.11 or later; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serve]'
 	@touch $@
 
 $(VENV)/test: $(VENV)/pipeline
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,test]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serve,test]'
 	@touch $@
 
 setup: $(VENV)/pipeline ## virtual environment with pinned packages

@@ -6,7 +6,7 @@ Each command imports what it needs when it runs: `gptmill classify` never loads 
 import argparse
 import sys
 
-from gptmill.cli import evaluate, infer, measure, project
+from gptmill.cli import evaluate, infer, measure, project, serve
 from gptmill.errors import UserError
 
 
@@ -35,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         infer.add_generate,
         infer.add_chat,
         infer.add_classify,
+        serve.add_serve,
         measure.add_perplexity,
         measure.add_compare,
         evaluate.add_evaluate,

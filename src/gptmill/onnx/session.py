@@ -26,14 +26,19 @@ MODEL_FILE = "model.onnx"
 INPUTS = ("input_ids", "attention_mask")
 BATCH_TOKENS = 2048  # padded tokens in one classifier batch: enough work for every core
 DATA_FOLDER = "session.model_external_initializers_file_folder_path"
+SPINNING = "session.intra_op.allow_spinning"
 ERRORS_ONLY = 3  # ONNX Runtime's log level
 
 
-def open_session(folder: Path, threads: int | None = None) -> ort.InferenceSession:
+def open_session(
+    folder: Path, threads: int | None = None, *, spin: bool = True
+) -> ort.InferenceSession:
     """Load a folder's `model.onnx` on the CPU.
 
     Args:
         threads: CPU threads of one operator; None takes every physical core.
+        spin: threads wait for the next operator at full speed, which is quickest where nothing
+            else runs on these cores.
 
     Raises:
         UserError: the file is missing, damaged, or without its data file.
@@ -45,6 +50,7 @@ def open_session(folder: Path, threads: int | None = None) -> ort.InferenceSessi
     options.log_severity_level = ERRORS_ONLY
     options.intra_op_num_threads = threads or 0
     options.add_session_config_entry(DATA_FOLDER, str(folder))
+    options.add_session_config_entry(SPINNING, str(int(spin)))
     try:
         model = mapped_model(path)
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -172,18 +178,18 @@ class Generator:
 
     Args:
         folder: as `gptmill.onnx.export` writes it.
-        threads: CPU threads; None takes every physical core.
+        threads, spin: as for `open_session`.
 
     Raises:
         UserError: a file is missing or damaged.
     """
 
-    def __init__(self, folder: Path, threads: int | None = None) -> None:
+    def __init__(self, folder: Path, threads: int | None = None, *, spin: bool = True) -> None:
         folder = Path(folder)
         config = read_config(folder, "n_positions")
         with ThreadPoolExecutor(1) as pool:  # both take a while, and neither needs the other
             tokenizer = pool.submit(load_tokenizer, folder)
-            session = open_session(folder, threads)
+            session = open_session(folder, threads, spin=spin)
             self.tokenizer: Tokenizer = tokenizer.result()
         self.decoder = OnnxDecoder(session, config["n_positions"])
         self.prompt_style: str | None = config.get("gptmill", {}).get("prompt_style")
@@ -218,12 +224,12 @@ class Classification:
 class Classifier:
     """Labels from the classifier of an ONNX folder. Arguments and errors as for `Generator`."""
 
-    def __init__(self, folder: Path, threads: int | None = None) -> None:
+    def __init__(self, folder: Path, threads: int | None = None, *, spin: bool = True) -> None:
         folder = Path(folder)
         config = read_config(folder, "n_positions", "id2label")
         self.labels = [config["id2label"][str(id)] for id in range(len(config["id2label"]))]
         self.tokenizer = load_tokenizer(folder)
-        self._session = open_session(folder, threads)
+        self._session = open_session(folder, threads, spin=spin)
         reading = config.get("gptmill", {})
         self._maximum_length: int = reading.get("maximum_length") or config["n_positions"]
         # The book's read-out sees the padding, which therefore is as long as in training.

@@ -1,0 +1,1 @@
+"""`gptmill serve`: the models the pipeline made, over HTTP, without PyTorch."""

@@ -1,0 +1,115 @@
+"""The model folders under one folder, by the names that clients use.
+
+A folder `NAME` with `model.onnx` is the model NAME, which Ollama's clients call `NAME:latest`; a
+further graph in it, `model_VARIANT.onnx`, is `NAME:VARIANT`.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gptmill.errors import UserError
+from gptmill.files import read_json, sha256
+from gptmill.onnx.session import MODEL_FILE
+
+DEFAULT_TAG = "latest"
+
+
+@dataclass(frozen=True)
+class Card:
+    """One model as it lies on disk."""
+
+    name: str
+    path: Path  # of the graph
+    config: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent
+
+    @property
+    def tagged(self) -> str:
+        """The name as Ollama writes it."""
+        return self.name if ":" in self.name else f"{self.name}:{DEFAULT_TAG}"
+
+    @property
+    def is_classifier(self) -> bool:
+        return "id2label" in self.config
+
+    @property
+    def prompt_style(self) -> str | None:
+        """How it wants its instructions; None if it only continues text."""
+        return self.config.get("gptmill", {}).get("prompt_style")
+
+    @property
+    def context_length(self) -> int:
+        return self.config["n_positions"]
+
+    @property
+    def modified(self) -> datetime:
+        return datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
+
+    @property
+    def bytes(self) -> int:
+        data = self.path.with_name(f"{self.path.name}_data")
+        return sum(path.stat().st_size for path in (self.path, data) if path.exists())
+
+    @property
+    def parameters(self) -> int:
+        """How many weights, from the sizes in the configuration."""
+        width, vocabulary = self.config["n_embd"], self.config["vocab_size"]
+        inner = self.config.get("n_inner") or 4 * width
+        block = 4 * width * (width + 1) + 2 * width * inner + inner + width + 4 * width
+        embeddings = (vocabulary + self.context_length) * width
+        return embeddings + self.config["n_layer"] * block + 2 * width
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the graph, which holds the weights of any model under 2 GB."""
+        return sha256(self.path)
+
+
+class Catalogue:
+    """The models found under `root` at the start, sorted by name.
+
+    Raises:
+        UserError: there is none.
+    """
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            raise UserError(f"{root} does not exist: run `make repro`, or name a folder: --models")
+        self.skipped: dict[Path, str] = {}
+        self._cards: dict[str, Card] = {}
+        for path in sorted([*root.glob("model*.onnx"), *root.glob("*/model*.onnx")]):
+            try:
+                card = Card(_name(path), path, read_json(path.parent / "config.json"))
+                _check(card)
+            except UserError as error:
+                self.skipped[path] = str(error)
+            else:
+                self._cards[card.tagged] = card
+        if not self._cards:
+            reasons = "".join(f"\n  {reason}" for reason in self.skipped.values())
+            raise UserError(f"{root} has no model to serve: run `make repro`{reasons}")
+
+    def __iter__(self):
+        return iter(self._cards.values())
+
+    def find(self, name: str) -> Card | None:
+        """The model that a client names, with or without Ollama's tag."""
+        return self._cards.get(name if ":" in name else f"{name}:{DEFAULT_TAG}")
+
+
+def _name(path: Path) -> str:
+    variant = path.stem.removeprefix(Path(MODEL_FILE).stem).lstrip("_")
+    folder = path.parent.resolve().name
+    return f"{folder}:{variant}" if variant else folder
+
+
+def _check(card: Card) -> None:
+    for key in ("n_positions", "n_embd", "n_layer", "n_head", "vocab_size"):
+        if not isinstance(card.config.get(key), int):
+            raise UserError(f"{card.folder / 'config.json'} has no {key}: it is left out")

@@ -1,0 +1,87 @@
+"""A real server on a free port of loopback, over tiny models with large random weights."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from gptmill.model.classifier import GPT2Classifier
+from gptmill.model.gpt2 import GPT2, GPT2Config
+from gptmill.onnx.export import export_classifier, export_language_model
+from gptmill.serve.run import listen, server
+from gptmill.serve.service import Limits, Service
+from gptmill.tokenizer import train_byte_pairs
+from gptmill.weights.folder import save_model
+from tests.unit.onnx.conftest import LABELS, TEXT, randomise
+
+CONTEXT = 96
+SIZES = {"layers": 2, "heads": 4, "width": 32}
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> Path:
+    """ONNX folders `text`, `instructions` (Phi-3's style) and `classifier`."""
+    plain, root = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("onnx")
+    tokenizer = train_byte_pairs([TEXT], 280)
+    config = GPT2Config(tokenizer.vocabulary_size, CONTEXT, **SIZES)
+    for seed, (name, style) in enumerate([("text", None), ("instructions", "phi3")]):
+        model = GPT2(config).eval()
+        randomise(model, seed)
+        save_model(plain / name, model, tokenizer, provenance={}, prompt_style=style)
+        export_language_model(plain / name, root / name, opset=20)
+    model = GPT2Classifier(config, len(LABELS)).eval()
+    randomise(model)
+    save_model(plain / "classifier", model, tokenizer, provenance={}, labels=LABELS)
+    export_classifier(plain / "classifier", root / "classifier", opset=20)
+    return root
+
+
+class Running:
+    """A server that listens: its address, and the service behind."""
+
+    def __init__(self, service: Service, host: str = "127.0.0.1") -> None:
+        self.service = service
+        self._listener = listen(host, 0)
+        self.address = f"http://{host}:{self._listener.getsockname()[1]}"
+        self._server: uvicorn.Server = server(service, host)
+        self._thread = threading.Thread(target=self._server.run, args=([self._listener],))
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+        self._listener.close()
+
+
+@pytest.fixture(scope="session")
+def start(models) -> Callable[..., Running]:
+    """Starts a server with other limits, for the length of a `with` block."""
+
+    @contextmanager
+    def start(**limits) -> Iterator[Running]:
+        running = Running(Service(models, Limits(threads=1, **limits)))
+        try:
+            yield running
+        finally:
+            running.stop()
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def running(start) -> Iterator[Running]:
+    """The server that most tests share."""
+    with start() as running:
+        yield running
+
+
+def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.005)
