@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from gptmill.generate.fewshot import Example, few_shot_prompt, score_labels
 from gptmill.generate.loop import generate
 from gptmill.generate.sampling import SamplingOptions, distribution
 from gptmill.generate.torch_decoder import TorchDecoder
@@ -96,3 +97,21 @@ def test_filtered_distributions_are_the_same(options: dict[str, float], scale: f
         found[ids] = probabilities
         np.testing.assert_allclose(found, expected[row], atol=1e-7, rtol=1e-4)
         assert (found > 0).sum() == (expected[row] > 0).sum()
+
+
+@torch.no_grad()
+def test_label_likelihoods_are_those_of_their_loss() -> None:
+    """`transformers` gives the mean loss over the label's tokens alone, the prompt's masked."""
+    ours, theirs = pair(257, 128, 3, 4, 64)
+    tokenizer = byte_pairs_from_merges([])
+    examples = [Example("win a prize now", "spam"), Example("see you at six", "ham")]
+    texts = ["a short one", "a text that is a good deal longer"]
+    prompts = [tokenizer.encode(few_shot_prompt(examples[: n + 1], t)) for n, t in enumerate(texts)]
+    labels = ["ham", "hamster", "spam"]
+    found = score_labels(TorchDecoder(ours), tokenizer, prompts, labels, batch_size=3)
+    for row, prompt in zip(found, prompts):
+        for score, label in zip(row, labels):
+            answer = tokenizer.encode(" " + label)
+            targets = torch.tensor([[-100] * len(prompt) + answer])
+            loss = theirs(torch.tensor([[*prompt, *answer]]), labels=targets).loss
+            assert score == pytest.approx(-float(loss) * len(answer), abs=1e-4)

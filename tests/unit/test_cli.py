@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -235,3 +236,22 @@ def test_generate_shows_examples_of_a_task(
     assert last.endswith("\n")
     main([*command, "--prompt", "3", "--shots", "0", "--max-new-tokens", "3"])
     assert capsys.readouterr().out.startswith("Text: 3\nLabel:")
+
+
+def test_export_writes_gguf_and_modelfile(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(models / "torch", tmp_path / "model")
+    main(["export", "gguf", str(tmp_path / "model")])
+    files = {path.name for path in tmp_path.iterdir()}
+    assert files == {"model", "model-f16.gguf", "model-f16.Modelfile"}
+    output = capsys.readouterr().out
+    assert str(tmp_path / "model-f16.gguf") in output
+    assert f"ollama create NAME -f {tmp_path / 'model-f16.Modelfile'}" in output
+    for kind in ("f32", "q8_0"):
+        path = tmp_path / f"{kind}.gguf"
+        main(["export", "gguf", str(tmp_path / "model"), "--type", kind, "--output", str(path)])
+        assert path.read_bytes().startswith(b"GGUF")
+        assert (tmp_path / f"{kind}.Modelfile").read_text().startswith(f"FROM ./{kind}.gguf")
+    sizes = {kind: (tmp_path / f"{kind}.gguf").stat().st_size for kind in ("f32", "q8_0")}
+    assert sizes["q8_0"] < sizes["f32"]

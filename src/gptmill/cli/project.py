@@ -14,17 +14,18 @@ def add_export(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("format", choices=["gguf"], help="gguf: for llama.cpp and Ollama")
     parser.add_argument("model", type=Path, help="language-model folder")
-    parser.add_argument("--output", type=Path, help="file to write (MODEL/model-TYPE.gguf)")
+    parser.add_argument("--output", type=Path, help="file to write (MODEL-TYPE.gguf)")
     parser.add_argument("--type", choices=["f32", "f16", "q8_0"], default="f16", help="weights")
 
 
 def export(options: argparse.Namespace) -> None:
-    """Write the GGUF file and a Modelfile beside it."""
+    """Write the GGUF file, beside the folder by default, and a Modelfile beside it."""
     from gptmill.weights.gguf import export_gguf
 
     output = options.output or Path(f"{options.model}-{options.type}.gguf")
-    export_gguf(options.model, output, options.type)
+    modelfile = export_gguf(options.model, output, options.type)
     print(f"{output} ({output.stat().st_size / 2**20:.1f} MiB)")
+    print(f"{modelfile} (ollama create NAME -f {modelfile})")
 
 
 def add_params(commands: argparse._SubParsersAction) -> None:
