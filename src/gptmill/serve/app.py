@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from gptmill.errors import UserError
-from gptmill.serve import ollama
+from gptmill.serve import ollama, openai
 from gptmill.serve.guard import Guard, error_body
 from gptmill.serve.service import RETRY_SECONDS, Refused, Service, refusal
 
@@ -41,6 +41,7 @@ def create_app(service: Service, host: str) -> FastAPI:
     app.add_middleware(Guard, host=host, max_body=MAX_BODY, metrics=service.metrics)
     _add_errors(app)
     app.include_router(ollama.routes(service))
+    app.include_router(openai.routes(service))
     _add_own_routes(app, service)
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     return app

@@ -5,11 +5,9 @@ penalised: models of this size copy names and numbers on purpose.
 """
 
 import asyncio
-import difflib
 import json
-import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
@@ -21,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gptmill.generate.sampling import SamplingOptions
 from gptmill.prompt import format_prompt
-from gptmill.serve.answering import Stream, until_gone
+from gptmill.serve.answering import check_extra, respond, seed_or_random
 from gptmill.serve.catalogue import Card
 from gptmill.serve.constraint import ANY_OBJECT
 from gptmill.serve.engine import Piece, Scored
@@ -163,14 +161,14 @@ async def _answer(service: Service, body: Asked, http: Request, ids_of, word) ->
     ids = await asyncio.to_thread(ids_of, body, model)
     exchange = _Exchange(body, model, _ask(body, model, ids, service), loaded, started, word)
     exchange.answer = await service.ask(model, exchange.ask)
-    try:
-        await until_gone(http, exchange.answer.ready())
-        if body.stream:
-            return Stream(_lines(exchange), exchange.answer, "application/x-ndjson")
-        return JSONResponse(await until_gone(http, _whole(exchange)))
-    except BaseException:
-        exchange.answer.cancel()
-        raise
+    return await respond(
+        http,
+        exchange.answer,
+        stream=body.stream,
+        media_type="application/x-ndjson",
+        chunks=lambda: _lines(exchange),
+        whole=lambda: _whole(exchange),
+    )
 
 
 def _is_empty(body: Asked) -> bool:
@@ -188,9 +186,7 @@ async def _lines(exchange: _Exchange) -> AsyncIterator[bytes]:
 
 
 async def _whole(exchange: _Exchange) -> dict[str, Any]:
-    pieces = [piece async for piece in exchange.answer.pieces()]
-    text = "".join(piece.text for piece in pieces)
-    whole = Piece(text, [scored for piece in pieces for scored in piece.scored])
+    whole = await exchange.answer.whole()
     return {**_message(exchange, whole), **_done(exchange)}
 
 
@@ -273,7 +269,7 @@ def _ask(body: Asked, model: LanguageModel, ids: list[int], service: Service) ->
         repetition_penalty=options.repeat_penalty,
         stop_tokens=model.stop_tokens,
         stop_strings=tuple(stop for stop in stops if stop),
-        seed=_seed(options.seed),
+        seed=seed_or_random(options.seed),
     )
     schema = ANY_OBJECT if body.format == "json" else body.format or None
     return Ask(ids, sampling, context, body.top_logprobs if body.logprobs else None, schema)
@@ -282,11 +278,6 @@ def _ask(body: Asked, model: LanguageModel, ids: list[int], service: Service) ->
 def _most_tokens(wanted: int, limit: int) -> int:
     """Tokens of a response: below 0 is without end, which here ends at the server's limit."""
     return limit if wanted < 0 else min(wanted, limit)
-
-
-def _seed(seed: int | None) -> int:
-    """Any integer as a seed; a random one for none."""
-    return secrets.randbits(64) if seed is None else seed % 2**64
 
 
 def _chat_ids(body: Chat, model: LanguageModel) -> list[int]:
@@ -328,23 +319,8 @@ def _refuse_unsupported(body: Asked) -> None:
     if any(turn.images for turn in getattr(body, "messages", [])):
         raise Refused(400, f'"{body.model}" does not support images')
     if body.options is not None:
-        check_options(body.options.model_extra, list(Options.model_fields))
-
-
-def check_options(extra: dict[str, Any], known: Sequence[str]) -> None:
-    """Refuse options that are unknown, or that would have changed the answer."""
-    for name, value in extra.items():
-        if name in WITHOUT_EFFECT or value is None:
-            continue
-        if name in UNSUPPORTED:
-            neutral = UNSUPPORTED[name]
-            if neutral is not None and value not in neutral:
-                raise Refused(400, f"option {name} is not supported here, except as {neutral[0]}")
-            continue
-        near = difflib.get_close_matches(name, known, 1)
-        raise Refused(
-            400, f"unknown option {name}" + (f": did you mean {near[0]}?" if near else "")
-        )
+        known = list(Options.model_fields)
+        check_extra(body.options.model_extra, known, WITHOUT_EFFECT, UNSUPPORTED)
 
 
 def _details(card: Card) -> dict[str, Any]:

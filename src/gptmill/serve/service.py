@@ -122,6 +122,12 @@ class Answer:
                 return
             yield event
 
+    async def whole(self) -> Piece:
+        """All pieces as one. Raises what `pieces` does."""
+        pieces = [piece async for piece in self.pieces()]
+        scored = [one for piece in pieces for one in piece.scored]
+        return Piece("".join(piece.text for piece in pieces), scored)
+
     def cancel(self) -> None:
         """Free what the answer holds; harmless after its end."""
         if self.request:

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+from gptmill.generate.sampling import SamplingOptions
 from gptmill.model.classifier import GPT2Classifier
 from gptmill.model.gpt2 import GPT2, GPT2Config
 from gptmill.onnx.export import export_classifier, export_language_model
+from gptmill.onnx.session import Generator
 from gptmill.serve.run import listen, server
 from gptmill.serve.service import Limits, Service
 from gptmill.tokenizer import train_byte_pairs
@@ -77,6 +79,12 @@ def running(start) -> Iterator[Running]:
     """The server that most tests share."""
     with start() as running:
         yield running
+
+
+def alone(models, name: str, prompt: str, **options):
+    """What the model gives to one prompt, nobody beside it."""
+    sampling = SamplingOptions(**{"max_new_tokens": 12, **options})
+    return Generator(models / name, threads=1).generate([prompt], sampling)[0]
 
 
 def eventually(condition: Callable[[], object], seconds: float = 10) -> None:

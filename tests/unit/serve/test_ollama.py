@@ -3,9 +3,8 @@
 import ollama
 import pytest
 
-from gptmill.generate.sampling import SamplingOptions
-from gptmill.onnx.session import Generator
 from gptmill.prompt import format_prompt
+from tests.unit.serve.conftest import alone
 
 GREEDY = {"temperature": 0, "num_predict": 12}
 
@@ -13,12 +12,6 @@ GREEDY = {"temperature": 0, "num_predict": 12}
 @pytest.fixture
 def client(running) -> ollama.Client:
     return ollama.Client(running.address)
-
-
-def alone(models, name: str, prompt: str, **options):
-    """What the model gives to one prompt, nobody beside it."""
-    sampling = SamplingOptions(**{"max_new_tokens": 12, **options})
-    return Generator(models / name, threads=1).generate([prompt], sampling)[0]
 
 
 @pytest.mark.parametrize("stream", [False, True])
