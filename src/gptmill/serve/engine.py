@@ -121,6 +121,7 @@ class Engine:
         self._decoder, self._entrance = decoder, decoder.sibling()
         self._tokenizer, self._meter = tokenizer, meter
         self._max_batch, self._max_queue = max_batch, max_queue
+        self._live: set[_Slot] = set()  # all that have not ended
         self._waiting: deque[_Slot] = deque()
         self._sliding: list[_Slot] = []  # they ran, and their window was cut
         self._running: list[_Slot] = []  # in the order of the decoder's rows
@@ -139,8 +140,9 @@ class Engine:
         with self._changed:
             if self._closed:
                 raise Busy("the server is shutting down")
-            if len(self._waiting) >= self._max_queue:
-                raise Busy(f"{len(self._waiting)} requests wait already")
+            if len(self._live) >= self._max_batch + self._max_queue:
+                raise Busy(f"{self._max_batch} requests run and {self._max_queue} wait already")
+            self._live.add(slot)
             self._waiting.append(slot)
             self._changed.notify()
 
@@ -177,13 +179,14 @@ class Engine:
         if self._running:
             self._meter.step(len(self._running))
             self._step()
-        self._meter.depths(len(self._waiting), len(self._running))
+        with self._changed:
+            self._live = {slot for slot in self._live if not slot.done}
+            self._meter.depths(len(self._waiting), len(self._running))
 
     def _drop_unwanted(self) -> None:
         now = time.monotonic()
         with self._changed:
-            slots = [*self._waiting, *self._sliding, *self._running]
-            for slot in slots:
+            for slot in self._live:
                 slot.check(now)
             self._waiting = deque(slot for slot in self._waiting if not slot.done)
         self._sliding = [slot for slot in self._sliding if not slot.done]
@@ -265,12 +268,11 @@ class Engine:
 
     def _end_all(self, error: Exception) -> None:
         with self._changed:
-            slots = [*self._waiting, *self._sliding, *self._running]
+            for slot in self._live:
+                slot.fail(error)
+            self._live.clear()
             self._waiting.clear()
-        self._sliding = []
-        for slot in slots:
-            slot.fail(error)
-        self._running = []
+        self._sliding, self._running = [], []
         self._decoder.keep(np.array([], np.int64))
         self._meter.depths(0, 0)
 
@@ -316,7 +318,9 @@ class _Slot:
             self.fail(error)
 
     def fail(self, error: Exception) -> None:
-        """End with an error."""
+        """End with an error, unless it has ended."""
+        if self.done:
+            return
         self.done = True
         with suppress(Exception):  # nobody listens any more
             self.request.emit(error)

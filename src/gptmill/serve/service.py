@@ -193,7 +193,7 @@ class Service:
         if not card.is_classifier:
             raise Refused(400, f"'{card.name}' is no classifier")
         if self._classifications >= self.limits.max_queue:
-            raise refusal(Busy(f"{self._classifications} requests wait already"))
+            raise refusal(Busy(f"{self._classifications} classifications wait already"))
         self._classifications += 1
         try:
             classifier = await self._opened(card)

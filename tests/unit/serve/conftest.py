@@ -27,7 +27,8 @@ SIZES = {"layers": 2, "heads": 4, "width": 32}
 @pytest.fixture(scope="session")
 def models(tmp_path_factory) -> Path:
     """ONNX folders `text`, `instructions` (Phi-3's style) and `classifier`."""
-    plain, root = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("onnx")
+    plain = tmp_path_factory.mktemp("models")
+    root = plain / "onnx"
     tokenizer = train_byte_pairs([TEXT], 280)
     config = GPT2Config(tokenizer.vocabulary_size, CONTEXT, **SIZES)
     for seed, (name, style) in enumerate([("text", None), ("instructions", "phi3")]):
