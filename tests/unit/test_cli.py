@@ -112,6 +112,10 @@ def test_classify_reads_arguments_files_and_pipes(
         (["classify", ""], "text 1 is empty"),
         (["perplexity", "--model", "MODEL", "--text", "nowhere.txt"], "nowhere.txt does not exist"),
         (["perplexity", "--model", "MODEL", "--text", "TEXT", "--window", "65"], "context, 64"),
+        (["perplexity", "--model", "MODEL", "--text", "TEXT", "--window", "0"], "must be 2 to"),
+        (["perplexity", "--model", "MODEL", "--text", "TEXT", "--stride", "64"], "must be 1 to 63"),
+        (["perplexity", "--model", "MODEL", "--text", "TEXT", "--stride", "0"], "must be 1 to 63"),
+        (["perplexity", "--model", "MODEL", "--text", "EMPTY"], "0 tokens, and nothing"),
         (["generate", "--model", "MODEL", "--task", "TEXT"], "needs a text in --prompt"),
         (["evaluate", "fewshot", "--model", "MODEL", "--task", "no.jsonl"], "no.jsonl is not"),
         (["evaluate", "fewshot", "--model", "MODEL", "--task", "TEXT"], "text:1: not JSON"),
@@ -129,7 +133,9 @@ def test_mistakes_get_one_line(
     models: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     (tmp_path / "text").write_text("the dog")
+    (tmp_path / "empty").write_text("")
     places = {"MODEL": str(models / "torch"), "TEXT": str(tmp_path / "text")}
+    places["EMPTY"] = str(tmp_path / "empty")
     with pytest.raises(SystemExit) as caught:
         main([places.get(argument, argument) for argument in arguments])
     assert str(caught.value.code).startswith("error: ")
@@ -141,8 +147,10 @@ def test_perplexity_states_its_method(
 ) -> None:
     (tmp_path / "text").write_text("the dog and the cat " * 20)
     main(["perplexity", "--model", str(models / "torch"), "--text", str(tmp_path / "text")])
-    rows = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line[:16].strip(): line[17:] for line in lines}
     assert (rows["window"], rows["stride"], rows["BOS"]) == ("64", "32", "no")
+    assert rows["normalisation"] == "by tokens scored, UTF-8 bytes, words between white space"
     assert float(rows["bits per byte"]) == pytest.approx(
         float(rows["bits per token"]) * int(rows["tokens scored"]) / int(rows["bytes"]), rel=1e-4
     )

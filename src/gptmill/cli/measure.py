@@ -12,11 +12,12 @@ def add_perplexity(commands: argparse._SubParsersAction) -> None:
         commands,
         "perplexity",
         perplexity,
-        "Measure how well a model predicts a text, in units that compare across tokenizers.",
+        "Measure how well a model predicts a text, in units that compare across tokenizers. The "
+        "method is the sliding window that the documentation of transformers describes.",
     )
     parser.add_argument("--model", type=Path, required=True, help="any GPT-2 folder")
     parser.add_argument("--text", type=Path, required=True, help="UTF-8 text file")
-    parser.add_argument("--window", type=int, help="tokens of context at most (model's context)")
+    parser.add_argument("--window", type=int, help="tokens in a window (the model's context)")
     parser.add_argument("--stride", type=int, help="tokens between windows (half the window)")
     parser.add_argument(
         "--bos", action=argparse.BooleanOptionalAction, default=False,
@@ -25,7 +26,7 @@ def add_perplexity(commands: argparse._SubParsersAction) -> None:
 
 
 def perplexity(options: argparse.Namespace) -> None:
-    """Print nats, bits and perplexity with window, stride and BOS stated."""
+    """Print nats, bits and perplexity with window, stride, BOS and normalisation stated."""
     import numpy as np
 
     from gptmill.engine.runtime import open_runtime
@@ -35,21 +36,33 @@ def perplexity(options: argparse.Namespace) -> None:
 
     runtime = open_runtime(seed=0, threads=all_threads(), precision="float32")
     model = load_language_model(options.model).to(runtime.device)
-    window = options.window or model.config.context_length
-    if window > model.config.context_length:
-        raise UserError(
-            f"--window {window} is more than the model's context, {model.config.context_length}"
-        )
-    stride = options.stride or max(1, window // 2)
+    window, stride = _windows(options, model.config.context_length)
     tokenizer, text = load_tokenizer(options.model), read_text(options.text)
     ids = np.array([tokenizer.end_of_text] * options.bos + tokenizer.encode(text))
-    nats = token_nats(model, ids, window, stride, runtime)
+    if len(ids) < 2:
+        raise UserError(f"{options.text} has {len(ids)} tokens, and nothing to predict")
+    # A window of transformers is its inputs and their last target.
+    nats = token_nats(model, ids, window - 1, stride, runtime)
     result = Likelihood(nats.sum(), len(nats), len(text.encode()), len(text.split()))
     rows = {"tokens scored": result.tokens, "bytes": result.bytes, "words": result.words}
-    rows |= {name.replace("_", " "): f"{value:.6g}" for name, value in result.metrics().items()}
+    names = {"loss": "nats per token"}
+    for name, value in result.metrics().items():
+        rows[names.get(name, name.replace("_", " "))] = f"{value:.6g}"
     rows |= {"window": window, "stride": stride, "BOS": "yes" if options.bos else "no"}
+    rows["normalisation"] = "by tokens scored, UTF-8 bytes, words between white space"
     for name, value in rows.items():
         print(f"{name:16} {value}")
+
+
+def _windows(options: argparse.Namespace, context: int) -> tuple[int, int]:
+    """Window and stride in tokens, checked."""
+    window = context if options.window is None else options.window
+    if not 2 <= window <= context:
+        raise UserError(f"--window {window} must be 2 to the model's context, {context}")
+    stride = window // 2 if options.stride is None else options.stride
+    if not 1 <= stride < window:
+        raise UserError(f"--stride {stride} must be 1 to {window - 1}, less than the window")
+    return window, stride
 
 
 def add_compare(commands: argparse._SubParsersAction) -> None:

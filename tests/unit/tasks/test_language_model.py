@@ -8,7 +8,7 @@ import torch
 
 from gptmill.engine.runtime import open_runtime
 from gptmill.model.gpt2 import GPT2, GPT2Config
-from gptmill.tasks.language_model import Likelihood, token_nats
+from gptmill.tasks.language_model import Likelihood, document_nats, token_nats
 
 CONFIG = GPT2Config(vocabulary_size=53, context_length=16, layers=2, heads=2, width=16)
 
@@ -52,6 +52,16 @@ def test_sliding_windows_equal_the_documented_loop(model: GPT2, length: int, str
     nats = token_nats(model, ids, window=15, stride=stride, runtime=runtime)
     assert nats.shape == (length - 1,)
     assert nats.mean() == pytest.approx(documented_loss(model, ids, 16, stride), abs=1e-5)
+
+
+def test_documents_are_scored_as_a_text_is(model: GPT2) -> None:
+    """The pipeline's figures: short documents in one batch, long ones in sliding windows."""
+    random = np.random.default_rng(0)
+    documents = [random.integers(0, 50, size=length) for length in (3, 40, 7, 16, 17, 3)]
+    runtime = open_runtime(seed=0, threads=1, precision="float32")
+    found = document_nats(model, documents, 52, window=16, stride=5, runtime=runtime)
+    alone = [token_nats(model, np.append(52, ids), 16, 5, runtime).sum() for ids in documents]
+    assert found == pytest.approx(sum(alone), rel=1e-6)
 
 
 def test_evaluation_leaves_the_mode_as_it_was(model: GPT2) -> None:
