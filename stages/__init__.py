@@ -11,6 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# The package beside the stages, wherever they lie: in the checkout of a queued experiment the
+# editable install would bring the workspace's code, which may have moved on meanwhile.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
 from gptmill.errors import UserError
 from gptmill.files import atomic_file, atomic_folder, write_json
 

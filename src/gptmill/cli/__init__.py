@@ -6,7 +6,7 @@ Each command imports what it needs when it runs: `gptmill classify` never loads 
 import argparse
 import sys
 
-from gptmill.cli import evaluate, infer, measure, project, serve
+from gptmill.cli import evaluate, experiments, infer, measure, project, serve
 from gptmill.errors import UserError
 
 
@@ -39,6 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
         measure.add_perplexity,
         measure.add_compare,
         evaluate.add_evaluate,
+        experiments.add_seeds,
+        experiments.add_sweep,
         project.add_export,
         project.add_params,
         project.add_profile,

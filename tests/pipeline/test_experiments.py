@@ -1,0 +1,155 @@
+"""Sweeps as real DVC experiments, with a stage that takes no time; whose code a stage runs."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gptmill.errors import UserError
+from gptmill.sweep.cases import Sweep
+from gptmill.sweep.experiments import dvc, experiments, failure, queue, work_off
+
+# The loss follows from seed and learning rate; while the file `stop` is there, one case fails and
+# another never ends.
+WORK = """
+import json, os, sys, time
+from pathlib import Path
+from ruamel.yaml import YAML
+values = YAML(typ="safe").load(Path("params.yaml").read_text())
+state = Path(os.environ["DVC_ROOT"]) / ".state"
+rate, seed = values["pretrain"]["optimizer"]["learning_rate"], values["runtime"]["seed"]
+with (state / "log").open("a") as log:
+    print(os.environ["DVC_EXP_NAME"], os.environ.get("OMP_NUM_THREADS"), file=log)
+if (state / "stop").exists() and rate == 0.1:
+    sys.exit("error: no luck")
+while (state / "stop").exists() and rate == 0.5:
+    time.sleep(0.1)
+Path("metrics").mkdir(exist_ok=True)
+Path("metrics/pretrain.json").write_text(json.dumps({"validation/loss": rate + seed}))
+"""
+PIPELINE = """
+stages:
+  pretrain:
+    cmd: python work.py
+    deps: [work.py]
+    params: [pretrain, runtime]
+    metrics: [{metrics/pretrain.json: {cache: false}}]
+"""
+SWEEP = Sweep(
+    name="rates",
+    stage="pretrain",
+    cases={
+        "endless": {"pretrain.optimizer.learning_rate": 0.5},
+        "high": {"pretrain.optimizer.learning_rate": 0.1},
+        "low": {},
+    },
+    seeds=[1],
+)
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copy("params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name in ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / ".state/site"))
+    for folder in ("src", "stages", ".state"):
+        (tmp_path / folder).mkdir()
+    Path("src/code.py").write_text("")
+    Path("stages/pretrain.py").write_text("")
+    Path("work.py").write_text(WORK)
+    Path("dvc.yaml").write_text(PIPELINE)
+    Path(".gitignore").write_text("/.state/\n")
+    for command in (
+        "git init -q",
+        "git config user.email test@example.org",
+        "git config user.name test",
+        f"{sys.executable} -m dvc init -q",
+        "git add -A",
+        "git commit -qm start",
+    ):
+        subprocess.run(command.split(), check=True)
+    return tmp_path
+
+
+def log(root: Path) -> list[str]:
+    path = root / ".state/log"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_each_case_once_and_those_that_failed_or_were_killed_again(
+    repository: Path,
+) -> None:
+    (repository / ".state/stop").touch()
+    runs = queue(SWEEP, threads=1)
+    dvc("queue", "start", "--jobs", "2", threads=1)
+    wait_for(lambda: len(log(repository)) == 3 and state("rates-high") == "failed")
+    wait_for(lambda: state("rates-low") == "success")
+    kill_worker(experiments()["rates-endless-seed1"].pid)
+    known = experiments()
+    assert known["rates-endless-seed1"].orphaned
+    assert known["rates-low-seed1"].metrics == {"pretrain/validation/loss": 1.0015}
+    assert known["rates-low-seed1"].parameters["runtime.threads"] == 1
+    assert "no luck" in failure("rates-high-seed1")
+
+    (repository / ".state/stop").unlink()
+    work_off(queue(SWEEP, threads=None), jobs=1, threads=None)
+    known = experiments()
+    losses = [known[run.name].metrics["pretrain/validation/loss"] for run in runs]
+    assert losses == [1.5, 1.1, 1.0015]
+    ran = sorted(line.split()[0] for line in log(repository))
+    twice = ["rates-endless-seed1"] * 2 + ["rates-high-seed1"] * 2
+    assert ran == [*twice, "rates-low-seed1"], "what was finished did not run again"
+    assert "rates-low-seed1 1" in log(repository), "threads are pinned"
+
+    Path("src/code.py").write_text("changed = True\n")
+    with pytest.raises(UserError, match="rates-endless-seed1 is there already, with other code"):
+        queue(SWEEP, threads=None)
+    Path("src/code.py").write_text("")
+    other = SWEEP.model_copy(update={"cases": {"low": {"pretrain.steps": 7}}})
+    with pytest.raises(UserError, match=r"with pretrain.steps = "):
+        queue(other, threads=None)
+
+
+def state(prefix: str) -> str:
+    return experiments()[f"{prefix}-seed1"].state
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def kill_worker(pid: int) -> None:
+    """Kill an experiment's process, what it started, and the worker above it."""
+    executor = psutil.Process(pid)
+    family = [executor.parent(), executor, *executor.children(recursive=True)]
+    for process in family:
+        process.kill()
+    psutil.wait_procs(family, timeout=30)
+
+
+def test_a_stage_runs_the_code_beside_it(tmp_path: Path) -> None:
+    """In a checkout of an experiment, whatever package is installed or on the path."""
+    shutil.copytree("src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg*"))
+    (tmp_path / "stages").mkdir()
+    shutil.copy("stages/__init__.py", tmp_path / "stages")
+    (tmp_path / "stages/probe.py").write_text("import gptmill\nprint(gptmill.__file__)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.probe"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path("src").resolve())},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == str(tmp_path / "src/gptmill/__init__.py")
