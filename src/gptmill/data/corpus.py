@@ -345,10 +345,13 @@ def split_documents(folder: Path, plan: Plan, split: str) -> Iterator[Document]:
 
 
 def _piece(document: Document, fractions: tuple[float, float, float], index: int) -> Document:
-    """The first 90% of a text's characters to train, the last 10% to validate, for example."""
+    """The first 90% of a text's characters to train, the last 10% to validate, for example.
+
+    A boundary within a character falls before it, where `int(0.9 * length)` puts it too.
+    """
     length = len(document.text)
-    begin = round(length * sum(fractions[:index]))
-    end = round(length * sum(fractions[: index + 1]))
+    bounds = [int(length * (1 - sum(fractions[split:]))) for split in range(len(SPLITS) + 1)]
+    begin, end = bounds[index : index + 2]
     return Document(f"{document.id}#{SPLITS[index]}", document.text[begin:end], None)
 
 

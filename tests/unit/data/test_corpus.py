@@ -287,13 +287,13 @@ def test_no_fraction_no_documents(tmp_path):
 
 
 def test_one_document_is_cut_by_position(tmp_path):
-    text = prose(1, 500)
+    text = prose(1, 500)[:1994]
     folder = folder_of(tmp_path / "c", {"verdict": text})
     plan = plan_of(folder, 0.1, 0.0)
     pieces = [list(split_documents(folder, plan, split)) for split in SPLITS]
     assert [len(part) for part in pieces] == [1, 1, 0]
     assert pieces[0][0].text + pieces[1][0].text == text
-    assert len(pieces[0][0].text) == round(0.9 * len(text))
+    assert len(pieces[0][0].text) == int(0.9 * len(text)) < round(0.9 * len(text))
     assert pieces[1][0].id == "verdict#validation"
 
 

@@ -473,9 +473,6 @@ def test_real_files_come_from_the_mirror(tmp_path):
     messages = run(MANIFESTS / "sms_spam.json", tmp_path, mirror=str(MIRROR), offline=True)
     assert len(messages[0].read_bytes().splitlines()) == 5574
     books = run(MANIFESTS / "alice.json", tmp_path, mirror=str(MIRROR), offline=True)
-    assert [book.name for book in books][:2] == [
-        "Barrie, J. M. (James Matthew) - Alice Sit-By-The-Fire.txt",
-        "Carroll, Lewis - Alice in Wonderland, Retold in Words of One Syllable.txt",
-    ]
+    assert books[0].name == "Alice's Adventures in Wonderland.txt"
     shutil.rmtree(tmp_path / "out")
     assert run(MANIFESTS / "alice.json", tmp_path, offline=True) == books
