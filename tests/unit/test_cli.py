@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jinja2
 import pytest
 import torch
 
@@ -15,6 +16,8 @@ from gptmill.files import read_json, sha256
 from gptmill.model.classifier import GPT2Classifier
 from gptmill.model.gpt2 import GPT2, GPT2Config
 from gptmill.onnx.export import export_classifier, export_language_model
+from gptmill.prompt import chat_template
+from gptmill.serve.prompts import Message, conversation_ids
 from gptmill.tokenizer import byte_pairs_from_merges
 from gptmill.weights.folder import save_model
 
@@ -75,12 +78,35 @@ def test_chat_remembers_and_resets(
     models: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = []
-    for typed in ("hello\n", "other\n/reset\nhello\n", "other\nhello\n"):
+    for typed in ("a\n", "b\n/reset\na\n", "b\na\n"):
         monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
-        main(["chat", "--model", str(models / "torch"), "--max-new-tokens", "8"])
+        main(["chat", "--model", str(models / "torch"), "--max-new-tokens", "4"])
         answers.append(capsys.readouterr().out.split("> ")[-2])
     assert answers[0] == answers[1]
     assert answers[0] != answers[2]
+
+
+def test_chat_has_a_turn_forgotten_when_the_context_is_full(
+    models: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 positions of bytes hold two of these turns beside the answer, not three."""
+    lasts = []
+    for typed in ("x\nb\na\n", "b\na\n", "a\n"):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        main(["chat", "--model", str(models / "torch"), "--max-new-tokens", "1"])
+        lasts.append(capsys.readouterr().out.split("> ")[-2])
+    assert lasts[0] == lasts[1]
+
+
+def test_a_conversation_is_what_the_chat_template_renders() -> None:
+    turns = [("system", "Be brief."), ("user", "the"), ("assistant", "then"), ("user", "go")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    rendered = jinja2.Template(chat_template("phi3")).render(
+        messages=messages, eos_token="<|endoftext|>", add_generation_prompt=True
+    )
+    ids = conversation_ids([Message(*turn) for turn in turns], "phi3", TOKENIZER, 999)
+    assert TOKENIZER.decode(ids) == rendered
+    assert ids.count(TOKENIZER.end_of_text) == 1
 
 
 def test_classify_reads_arguments_files_and_pipes(

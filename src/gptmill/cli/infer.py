@@ -61,9 +61,12 @@ def add_generate(commands: argparse._SubParsersAction) -> None:
 
 def generate(options: argparse.Namespace) -> None:
     """Print the continuation as it comes."""
+    from gptmill.prompt import format_prompt
+
     speaker = open_speaker(options.model)
     if options.instruction is not None:
-        speaker.stream(speaker.format_prompt(options.instruction, options.input), options)
+        entry = {"instruction": options.instruction, "input": options.input}
+        speaker.stream(format_prompt(entry, speaker.style()), options)
     elif options.task is not None:
         _generate_label(speaker, options)
     else:
@@ -98,9 +101,13 @@ def add_chat(commands: argparse._SubParsersAction) -> None:
 
 def chat(options: argparse.Namespace) -> None:
     """Answer each line; the conversation so far is the context, its oldest turns cut first."""
+    from gptmill.serve.prompts import Message, conversation_ids
+
     speaker = open_speaker(options.model)
+    style, context = speaker.style(), speaker.decoder.context_length
+    room = context - min(options.max_new_tokens, context // 4)
     print("Type a message; /reset starts over, Ctrl-D ends.", file=sys.stderr)
-    conversation = ""
+    conversation: list[Message] = []
     while True:
         try:
             message = input("> ").strip()
@@ -108,10 +115,11 @@ def chat(options: argparse.Namespace) -> None:
             print()
             return
         if message == "/reset":
-            conversation = ""
+            conversation = []
         elif message:
-            prompt = conversation + speaker.format_prompt(message)
-            conversation = f"{prompt}{speaker.stream(prompt, options)}\n"
+            conversation.append(Message("user", message))
+            ids = conversation_ids(conversation, style, speaker.tokenizer, room)
+            conversation.append(Message("assistant", speaker.stream(ids, options)))
 
 
 def add_classify(commands: argparse._SubParsersAction) -> None:
@@ -159,16 +167,14 @@ class Speaker(NamedTuple):
         print()
         return text
 
-    def format_prompt(self, instruction: str, input: str = "") -> str:
-        """The prompt of an instruction."""
-        from gptmill.prompt import format_prompt
-
+    def style(self) -> str:
+        """The prompt style; a `UserError` where the model has none."""
         if self.prompt_style is None:
             raise UserError(
                 "this model was not trained on instructions: give it a text with "
                 f"`gptmill generate --prompt`, or use --model {INSTRUCTIONS}"
             )
-        return format_prompt({"instruction": instruction, "input": input}, self.prompt_style)
+        return self.prompt_style
 
 
 def open_speaker(folder: Path) -> Speaker:

@@ -19,23 +19,26 @@ def conversation_ids(
 ) -> list[int]:
     """The ids of a conversation, to be continued by the model's answer.
 
-    Each user's message is a prompt in the model's style, each answer follows its prompt and ends
-    with a line break, system messages stand before all. The oldest turns go until the rest is
-    `room` tokens or fewer; the last message stays. Where that is an answer, it is continued.
+    They are what the model's chat template renders: each user's message is a prompt in its style,
+    each answer ends with the end-of-text token, system messages stand before all. The oldest turns
+    go until the rest is `room` tokens or fewer, an answer with its question; the last message
+    stays. Where that is an answer, it is continued.
     """
-    system = "".join(f"{m.content}\n\n" for m in messages if m.role == "system")
-    turns = [_turn(message, style) for message in messages if message.role != "system"]
+    system = tokenizer.encode("".join(f"{m.content}\n\n" for m in messages if m.role == "system"))
+    messages = [message for message in messages if message.role != "system"]
+    turns = [_turn(message, style, tokenizer) for message in messages]
     if turns and messages[-1].role == "assistant":
-        turns[-1] = turns[-1].removesuffix("\n")
-    room -= len(tokenizer.encode(system))
-    lengths = [len(ids) for ids in tokenizer.encode_batch(turns)]
+        turns[-1].pop()
+    room -= len(system)
     first = 0
-    while sum(lengths[first:]) > room and first < len(turns) - 1:
+    while first < len(turns) - 1 and (
+        sum(map(len, turns[first:])) > room or (first and messages[first].role == "assistant")
+    ):
         first += 1
-    return tokenizer.encode(system + "".join(turns[first:]))
+    return [*system, *(id for turn in turns[first:] for id in turn)]
 
 
-def _turn(message: Message, style: str) -> str:
+def _turn(message: Message, style: str, tokenizer: Tokenizer) -> list[int]:
     if message.role == "assistant":
-        return f"{message.content}\n"
-    return format_prompt({"instruction": message.content, "input": ""}, style)
+        return [*tokenizer.encode(message.content), tokenizer.end_of_text]
+    return tokenizer.encode(format_prompt({"instruction": message.content, "input": ""}, style))

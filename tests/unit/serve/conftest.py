@@ -82,7 +82,7 @@ def running(start) -> Iterator[Running]:
         yield running
 
 
-def alone(models, name: str, prompt: str, **options):
+def alone(models, name: str, prompt: str | list[int], **options):
     """What the model gives to one prompt, nobody beside it."""
     sampling = SamplingOptions(**{"max_new_tokens": 12, **options})
     return Generator(models / name, threads=1).generate([prompt], sampling)[0]

@@ -12,6 +12,7 @@ from gptmill.generate.sampling import SamplingOptions
 from gptmill.onnx.session import Generator
 from gptmill.prompt import format_prompt
 from gptmill.serve.catalogue import Catalogue
+from gptmill.tokenizer import load_tokenizer
 from tests.unit.serve.conftest import CONTEXT, alone
 
 GREEDY = {"temperature": 0, "num_predict": 12}
@@ -54,8 +55,12 @@ def test_several_turns_and_a_system_message(client, models):
     turns = [("system", "go"), ("user", "a"), ("assistant", "b"), ("user", "on")]
     messages = [{"role": role, "content": content} for role, content in turns]
     answer = client.chat("instructions", messages, options=GREEDY)
-    prompt = "go\n\n<|user|>\na\n<|assistant|>\nb\n<|user|>\non\n<|assistant|>\n"
-    assert answer.message.content == alone(models, "instructions", prompt).text
+    tokenizer = load_tokenizer(models / "instructions")
+    parts = ("go\n\n", "<|user|>\na\n<|assistant|>\n", "b", "<|user|>\non\n<|assistant|>\n")
+    system, prompt, said, question = (tokenizer.encode(part) for part in parts)
+    ids = [*system, *prompt, *said, tokenizer.end_of_text, *question]
+    assert answer.message.content == alone(models, "instructions", ids).text
+    assert answer.prompt_eval_count == len(ids)
 
 
 def test_the_oldest_turns_go_first(client, models):
