@@ -18,6 +18,7 @@ $(VENV)/pipeline: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("gptmill needs Python 3.11 or later; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serve]'
+	@$(VENV)/bin/gptmill plots >/dev/null
 	@touch $@
 
 $(VENV)/test: $(VENV)/pipeline
@@ -52,4 +53,4 @@ ui: $(VENV)/pipeline ## MLflow on loopback
 	gptmill track ui
 
 clean: ## remove what the pipeline made (not the environment, not the download cache)
-	rm -rf data/* models/* report timings plots metrics .state/pretrain .state/finetune_* .dvc/cache .dvc/tmp
+	rm -rf data/* models/* report dvc_plots timings plots metrics .state/pretrain .state/finetune_* .dvc/cache .dvc/tmp

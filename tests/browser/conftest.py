@@ -70,6 +70,7 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
 
     def open_page(address: str, *, storage: dict[str, str] | None = None, **options) -> Page:
         context = browser.new_context(**{**DESK, **options})
+        context.set_default_timeout(15_000)
         contexts.append(context)
         context.on("request", lambda asked: request(asked.url))
         context.on("weberror", lambda error: faults.append(str(error.error)))

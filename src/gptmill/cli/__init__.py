@@ -46,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         project.add_profile,
         project.add_doctor,
         project.add_track,
+        project.add_plots,
     ):
         add(commands)
     return parser

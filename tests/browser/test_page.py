@@ -1,0 +1,239 @@
+"""The server's page in Chromium, over tiny models with random weights and a real server."""
+
+import math
+import re
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import PHONE, OpenPage, assert_fits, picture
+from tests.unit.serve.conftest import Running, eventually, models, running, start
+
+__all__ = ["models", "running", "start"]  # fixtures
+
+CHAT, PLAIN = "instructions:latest", "text:latest"
+PROMPT = "the cat sat on"
+
+
+def opened(open_page: OpenPage, running: Running, **options) -> Page:
+    page = open_page(running.address, **options)
+    expect(page.locator("#send")).to_be_enabled()
+    return page
+
+
+def ask(page: Page, text: str = PROMPT) -> None:
+    page.get_by_label(re.compile("^(Message|Text to continue)$")).fill(text)
+    page.keyboard.press("Enter")
+
+
+def finished(page: Page) -> None:
+    expect(page.locator(".turn .figures").last).to_contain_text("seed")
+
+
+def posted(running: Running, path: str, body: dict) -> dict:
+    return httpx.post(f"{running.address}{path}", json=body).raise_for_status().json()
+
+
+@pytest.fixture
+def chat(open_page: OpenPage, running: Running) -> Page:
+    """The page after a short answer."""
+    page = opened(open_page, running)
+    page.get_by_label("Tokens at most").fill("12")
+    ask(page)
+    finished(page)
+    return page
+
+
+def test_every_control_reaches_the_answer(open_page: OpenPage, running: Running) -> None:
+    page = opened(open_page, running)
+    bodies = []
+    page.on("request", lambda asked: bodies.append(asked.post_data_json))
+    wanted = {
+        "Temperature": 1.5, "Top-k": 30, "Top-p": 0.85, "Min-p": 0.02, "Repetition penalty": 1.2,
+        "Tokens at most": 20, "Seed": 7, "Stop at": "qq\nzz",
+    }  # fmt: skip
+    for label, value in wanted.items():
+        page.get_by_label(label).fill(str(value))
+    ask(page)
+    finished(page)
+    (body,) = bodies
+    names = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "num_predict", "seed")
+    assert body["options"] == {**dict(zip(names, wanted.values())), "stop": ["qq", "zz"]}
+    answer = posted(running, "/api/chat", {**body, "stream": False})["message"]["content"]
+    assert answer and page.locator(".answer").text_content().removesuffix("■ end") == answer
+    page.get_by_role("button", name="Defaults").click()
+    expect(page.get_by_label("Top-k")).to_have_value("40")
+    expect(page.locator("output[for=temperature]")).to_have_text("0.00")
+
+
+def test_a_plain_model_continues_the_text(open_page: OpenPage, running: Running) -> None:
+    page = opened(open_page, running)
+    page.get_by_label("Model", exact=True).select_option(PLAIN)
+    expect(page.locator("output[for=temperature]")).to_have_text("0.80")
+    page.get_by_label("Temperature").fill("0")
+    ask(page)
+    finished(page)
+    options = {"temperature": 0, "num_predict": 128}
+    body = {"model": PLAIN, "prompt": PROMPT, "raw": True, "stream": False, "options": options}
+    written = posted(running, "/api/generate", body)["response"]
+    assert page.locator(".answer").text_content().removesuffix("■ end") == PROMPT + written
+
+
+@pytest.fixture(scope="module")
+def endless(start: Callable) -> Iterator[Running]:
+    """A server whose answers may be long; the greedy one of its plain model never ends."""
+    with start(max_tokens=4096) as own:
+        yield own
+
+
+@pytest.mark.parametrize("stop", ["button", "key"])
+def test_an_answer_comes_bit_by_bit_and_can_be_stopped(
+    stop: str, open_page: OpenPage, endless: Running
+) -> None:
+    page = opened(open_page, endless)
+    page.get_by_label("Model", exact=True).select_option(PLAIN)
+    page.get_by_label("Temperature").fill("0")
+    page.get_by_label("Tokens at most").fill("4096")
+    ask(page)
+    tokens = page.locator(".token")
+    tokens.nth(3).wait_for()
+    button = page.get_by_role("button", name="Stop")
+    expect(button).to_be_visible()
+    button.click() if stop == "button" else page.keyboard.press("Escape")
+    expect(page.locator(".figures")).to_have_text(re.compile(r"^\d+ tokens, stopped$"))
+    count = tokens.count()
+    assert 3 < count < 4000
+    assert page.locator("#status").text_content().startswith("Stopped after: ")
+    expect(page.locator("#send")).to_be_visible()
+    engine = endless.service._open["text"].engine
+    eventually(lambda: not engine._running)  # the server has stopped too
+    assert tokens.count() == count
+
+
+def test_earlier_turns_go_along_when_asked_to(chat: Page) -> None:
+    bodies = []
+    chat.on("request", lambda asked: bodies.append(asked.post_data_json))
+    first = chat.locator(".answer").text_content().removesuffix("■ end")
+    ask(chat, "alone")
+    expect(chat.locator(".figures").nth(1)).to_contain_text("seed")
+    chat.get_by_label("Send the earlier turns").check()
+    ask(chat, "together")
+    expect(chat.locator(".figures").nth(2)).to_contain_text("seed")
+    alone, together = ([m["content"] for m in body["messages"]] for body in bodies)
+    assert alone == ["alone"]
+    assert [*together[:3], together[4]] == [PROMPT, first, "alone", "together"]
+    chat.get_by_role("button", name="Start over").click()
+    ask(chat, "anew")
+    expect(chat.locator(".figures")).to_contain_text("seed")
+    assert [m["content"] for m in bodies[-1]["messages"]] == ["anew"]
+
+
+def chances(page: Page) -> list[str]:
+    return page.locator("#chances li").all_inner_texts()
+
+
+def test_candidates_are_those_of_the_model(chat: Page, running: Running) -> None:
+    options = {"temperature": 0, "num_predict": 12}
+    body = {
+        "model": CHAT, "messages": [{"role": "user", "content": PROMPT}], "options": options,
+        "stream": False, "logprobs": True, "top_logprobs": 8,
+    }  # fmt: skip
+    scored = posted(running, "/api/chat", body)["logprobs"]
+    chat.locator(".token").nth(2).hover()
+    shown = [text.split("\n") for text in chances(chat)]
+    expected = scored[2]["top_logprobs"]
+    assert [row[0] for row in shown] == [c["token"].replace(" ", "␣") for c in expected]
+    for row, candidate in zip(shown, expected):
+        share = 100 * math.exp(candidate["logprob"])
+        assert float(row[1].strip("<%")) == pytest.approx(share, abs=0.6)
+    assert shown[0][2] == "chosen"  # greedy
+    widths = chat.locator("#chances li").evaluate_all(
+        "items => items.map(item => Number(item.style.getPropertyValue('--chance')))"
+    )
+    assert widths == sorted(widths, reverse=True) and 0 < sum(widths) <= 1.0001
+
+
+def test_candidates_by_keyboard_and_by_voice(chat: Page) -> None:
+    answer = chat.locator(".answer")
+    chat.get_by_label("Message").focus()
+    for _ in range(3):  # past ‹ and › and the folded nothing between
+        chat.keyboard.press("Shift+Tab")
+        if answer.evaluate("node => node === document.activeElement"):
+            break
+    expect(answer).to_be_focused()
+    seen = [chances(chat)]
+    for key in ("ArrowRight", "ArrowRight", "End"):
+        chat.keyboard.press(key)
+        seen.append(chances(chat))
+    assert len({tuple(each) for each in seen}) == 4
+    expect(chat.locator(".token.shown")).to_have_count(1)
+    spoken = chat.locator("#status").text_content()
+    assert re.search(r"^.*%\. Instead: .*%; .*%; .*%$", spoken)
+    expect(chat.get_by_role("button", name="Next token")).to_be_disabled()
+    chat.get_by_role("button", name="Previous token").click()
+    assert chances(chat) != seen[-1]
+
+
+def test_candidates_by_touch(open_page: OpenPage, running: Running) -> None:
+    page = opened(open_page, running, **PHONE)
+    ask(page)
+    finished(page)
+    page.locator(".token").nth(1).tap()
+    expect(page.locator("#chances li").first).to_be_visible()
+
+
+def test_the_classifier_shows_its_probabilities(open_page: OpenPage, running: Running) -> None:
+    page = opened(open_page, running)
+    page.get_by_role("tab", name="Write").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("tab", name="Classify")).to_be_focused()
+    texts = ["the cat sat", "<img src=x onerror=alert(1)>"]
+    page.get_by_label("Texts").fill("\n\n".join(texts))
+    page.get_by_role("button", name="Classify").click()
+    results = posted(running, "/classify", {"texts": texts})["results"]
+    for item, text, result in zip(page.locator("#labels li").all(), texts, results):
+        expect(item.locator("p")).to_have_text(text)
+        expect(item.locator("dt.chosen")).to_have_text(result["label"])
+        track, fill = item.locator(".track").first, item.locator(".fill").first
+        share = fill.bounding_box()["width"] / track.bounding_box()["width"]
+        assert share == pytest.approx(max(result["probabilities"].values()), abs=0.01)
+    assert page.locator("#status").text_content().startswith(f"the cat sat: {results[0]['label']},")
+
+
+def test_a_failure_is_said(open_page: OpenPage, start: Callable) -> None:
+    with start(max_batch=1) as own:
+        page = opened(open_page, own)
+    ask(page)
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("No answer: ")
+    expect(page.locator("#send")).to_be_visible()
+
+
+@pytest.mark.parametrize("look", ["light", "dark", "phone"])
+def test_it_is_readable_everywhere(
+    look: str, open_page: OpenPage, running: Running, accessible: Callable[[Page], None]
+) -> None:
+    options = PHONE if look == "phone" else {"color_scheme": look}
+    page = opened(open_page, running, **options)
+    ask(page)
+    finished(page)
+    page.locator(".token").first.click()
+    picture(page, f"page-{look}")
+    assert_fits(page)
+    accessible(page)
+    page.get_by_role("tab", name="Classify").click()
+    page.get_by_label("Texts").fill(PROMPT)
+    page.get_by_role("button", name="Classify").click()
+    page.locator("#labels li").wait_for()
+    picture(page, f"page-classify-{look}")
+    assert_fits(page)
+    accessible(page)
+
+
+def test_it_fits_the_narrowest_phone(open_page: OpenPage, running: Running) -> None:
+    page = opened(open_page, running, viewport={"width": 320, "height": 640})
+    ask(page)
+    finished(page)
+    assert_fits(page)
