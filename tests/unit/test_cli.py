@@ -13,13 +13,16 @@ import torch
 
 from gptmill.cli import build_parser, main
 from gptmill.files import read_json, sha256
+from gptmill.generate.loop import generate
+from gptmill.generate.sampling import SamplingOptions
+from gptmill.generate.torch_decoder import TorchDecoder
 from gptmill.model.classifier import GPT2Classifier
 from gptmill.model.gpt2 import GPT2, GPT2Config
 from gptmill.onnx.export import export_classifier, export_language_model
 from gptmill.prompt import chat_template
 from gptmill.serve.prompts import Message, conversation_ids
 from gptmill.tokenizer import byte_pairs_from_merges
-from gptmill.weights.folder import save_model
+from gptmill.weights.folder import load_language_model, save_model
 
 TOKENIZER = byte_pairs_from_merges([("t", "h"), ("th", "e")])
 CONFIG = GPT2Config(TOKENIZER.vocabulary_size, 64, layers=2, heads=2, width=16)
@@ -67,6 +70,34 @@ def test_an_instruction_takes_the_models_own_prompt(
     main(["generate", "--model", str(models / "onnx"),
           "--prompt", "<|user|>\nsay\nthe\n<|assistant|>\n", "--max-new-tokens", "5"])  # fmt: skip
     assert capsys.readouterr().out == f"<|user|>\nsay\nthe\n<|assistant|>\n{answer}"
+
+
+def test_a_models_own_stop_tokens_end_its_text(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    model = load_language_model(models / "plain")
+    options = SamplingOptions(max_new_tokens=9, temperature=1.0, seed=5)
+    ids = generate(TorchDecoder(model), TOKENIZER, ["the"], options)[0].ids
+    end = next(at for at in range(1, 9) if ids[at] not in ids[:at])
+    stops = [TOKENIZER.end_of_text, ids[end]]
+    save_model(tmp_path / "model", model, TOKENIZER, provenance={}, stop_tokens=stops)
+    command = ["generate", "--prompt", "the", "--max-new-tokens", "9", "--temperature", "1"]
+    main([*command, "--seed", "5", "--model", str(tmp_path / "model")])
+    assert capsys.readouterr().out == f"the{TOKENIZER.decode(ids[:end])}\n"
+
+
+def test_every_sampling_option_reaches_the_sampler(
+    models: Path, capsys: pytest.CaptureFixture
+) -> None:
+    command = ["generate", "--model", str(models / "plain"), "--prompt", "the"]
+    command += ["--max-new-tokens", "30", "--temperature", "0.05", "--seed", "2"]
+    changes = (["--top-k", "3"], ["--top-p", "0.5"], ["--min-p", "0.5"], ["--stop", "h"],
+               ["--repetition-penalty", "5"], ["--seed", "3"], [])  # fmt: skip
+    texts = set()
+    for change in changes:
+        main([*command, *change])
+        texts.add(capsys.readouterr().out)
+    assert len(texts) == len(changes)
 
 
 def test_a_model_without_a_style_refuses_instructions(models: Path) -> None:

@@ -58,6 +58,19 @@ class LastLabelDecoder:
         return logits
 
 
+class WatchingDecoder(LastLabelDecoder):
+    """Remembers what it was shown."""
+
+    def __init__(self, tokenizer: BytePairTokenizer) -> None:
+        super().__init__(tokenizer)
+        self.seen: list[str] = []
+
+    def prefill(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        rows = zip(ids, mask)
+        self.seen.extend(self.tokenizer.decode(line[real == 1].tolist()) for line, real in rows)
+        return super().prefill(ids, mask)
+
+
 def test_the_prompt_shows_examples_and_leaves_the_last_label_open() -> None:
     assert few_shot_prompt([], "Hi") == "Text: Hi\nLabel:"
     found = few_shot_prompt([Example("a", "ham"), Example("b", "spam")], "Hi")
@@ -93,21 +106,31 @@ def test_accuracy_and_its_standard_error(tokenizer: BytePairTokenizer) -> None:
 
 
 def test_a_query_never_sees_its_own_text(tokenizer: BytePairTokenizer) -> None:
-    seen: list[str] = []
-
-    class Watching(LastLabelDecoder):
-        def prefill(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-            rows = zip(ids, mask)
-            seen.extend(self.tokenizer.decode(line[real == 1].tolist()) for line, real in rows)
-            return super().prefill(ids, mask)
-
-    evaluate(Watching(tokenizer), tokenizer, TASK, TASK, shots=(16,))
-    prompts = {prompt for prompt in seen if prompt.endswith("Label:")}
+    watching = WatchingDecoder(tokenizer)
+    evaluate(watching, tokenizer, TASK, TASK, shots=(16,), seed=1)
+    other = {prompt for prompt in watching.seen if prompt.endswith("Label:")}
+    watching.seen.clear()
+    evaluate(watching, tokenizer, TASK, TASK, shots=(16,))
+    prompts = {prompt for prompt in watching.seen if prompt.endswith("Label:")}
+    assert not prompts & other
     assert len(prompts) == len(TASK)
     assert len({prompt.split("\n")[0] for prompt in prompts}) > 5  # each has examples of its own
     for prompt in prompts:
         texts = [line for line in prompt.split("\n") if line.startswith("Text:")]
         assert len(texts) == len(set(texts)) == 17
+
+
+def test_more_examples_begin_with_the_fewer(tokenizer: BytePairTokenizer) -> None:
+    """So that accuracies over the number of examples differ by the number alone."""
+    watching = WatchingDecoder(tokenizer)
+    evaluate(watching, tokenizer, TASK[:5], TASK, shots=(1, 4))
+    prompts = [prompt.split("\n\n") for prompt in watching.seen if prompt.endswith("Label:")]
+    few, more = (
+        {blocks[-1]: blocks[:-1] for blocks in prompts if len(blocks) == n + 1} for n in (1, 4)
+    )
+    assert len(few) == len(more) == 5
+    for query, examples in few.items():
+        assert more[query][:1] == examples
 
 
 def test_evaluation_repeats_and_fits_a_short_context(
@@ -145,7 +168,7 @@ def test_bad_tasks_say_what_is_wrong(tmp_path: Path, tokenizer: BytePairTokenize
         path.write_text(good + "\n" + bad)
         with pytest.raises(UserError, match=r"task\.jsonl:3: not"):
             read_task(path)
-    path.write_text(good + '{"text": "b", "label": "spam"}')
+    path.write_text(good + '  \n{"text": "b", "label": "spam"}')
     assert read_task(path) == [Example("a", "ham"), Example("b", "spam")]
 
 
