@@ -10,7 +10,8 @@ from gptmill.engine.runtime import open_runtime
 from gptmill.engine.state import TrainState
 from gptmill.engine.training import train
 from gptmill.files import write_json
-from gptmill.model.classifier import with_classification_head
+from gptmill.model.classifier import random_language_model, with_classification_head
+from gptmill.model.lora import merge_low_rank
 from gptmill.params import load
 from gptmill.tasks.classify import (
     ClassificationData,
@@ -29,12 +30,15 @@ def main(foundation: Path, data: Path, output: Path, metrics: Path, plots: Path)
     section = parameters.finetune_classifier
     runtime = open_runtime(**dict(parameters.runtime))
     tokenizer = load_tokenizer(foundation)
-    model = with_classification_head(load_language_model(foundation), labels=2).to(runtime.device)
-    choose_trainable(model, section.trainable)
+    start = load_language_model(foundation)
+    if section.initial_weights == "random":
+        start = random_language_model(start.config)
+    model = with_classification_head(start, labels=2).to(runtime.device)
+    choose_trainable(model, section.trainable, section.lora)
     spam = ClassificationData(
         data, tokenizer, section.maximum_length, model.config.context_length, section.readout
     )
-    task = ClassificationTask(spam.class_weights, section.readout)
+    task = ClassificationTask(spam.class_weights, spam.readout)
     batches = ShuffledBatches(
         spam.train.examples,
         spam.collate,
@@ -61,6 +65,7 @@ def main(foundation: Path, data: Path, output: Path, metrics: Path, plots: Path)
             evaluate=lambda: spam.evaluate(model, task, runtime),
             log=stage.log,
         )
+        merge_low_rank(model)
         results, tables = final_report(spam, model, task, runtime, parameters.runtime.seed)
         best = best_possible_accuracy(data / "test.csv", spam_share(data / "train.csv"))
         if best is not None:
@@ -72,7 +77,7 @@ def main(foundation: Path, data: Path, output: Path, metrics: Path, plots: Path)
             provenance=stage.provenance(),
             labels=["ham", "spam"],
             maximum_length=spam.maximum_length,
-            readout=section.readout,
+            readout=spam.readout,
         )
         write_curves(plots, {**state.curves, **tables})
         write_json(metrics, results)

@@ -145,14 +145,29 @@ class PrepareSpam(Section):
     validation_fraction: Fraction = Field(description="share to choose by; the rest is the test")
 
 
+class LowRank(Section):
+    rank: Positive = Field(description="rank of the update of each linear layer")
+    alpha: float = Field(gt=0, description="the update is scaled by alpha / rank")
+
+
 class FinetuneClassifier(Section):
-    trainable: Literal["head", "last_block", "last_two_blocks", "all"] = Field(
-        description="what is trained; the final LayerNorm goes with any block"
+    initial_weights: Literal["pretrained", "random"] = Field(
+        description="start from the foundation, or from its architecture alone"
     )
-    readout: Literal["last_token", "padded_last"] = Field(
-        description="classify at the last real token, or at the last padded position (the book)"
+    trainable: Literal["head", "last_block", "last_two_blocks", "all", "lora"] = Field(
+        description="what is trained beside the head; the final LayerNorm goes with any block, "
+        "and with lora only low-rank updates are"
     )
-    maximum_length: int = Field(ge=0, description="tokens kept; 0 is the longest training text")
+    lora: LowRank
+    readout: Literal["last_token", "first_token", "padded_last"] = Field(
+        description="classify at the last real token, at the first, or at the last padded "
+        "position (the book)"
+    )
+    maximum_length: int = Field(
+        ge=0,
+        description="tokens kept, and padded to by padded_last; 0 is the longest training text, "
+        "and more than the model's context is the context",
+    )
     epochs: Positive
     training: Training
     optimizer: Optimizer

@@ -193,19 +193,19 @@ def _counts(parts: dict[str, pd.DataFrame]) -> dict[str, float]:
         counts[f"{split}/rows"] = len(part)
         for label, name in enumerate(LABELS):
             counts[f"{split}/{name}"] = int((part["label"] == label).sum())
-    weights = _weights(parts["train"]["label"].to_numpy())
+    weights = class_weights(parts["train"]["label"].to_numpy())
     return counts | {f"class_weight/{name}": weights[i] for i, name in enumerate(LABELS)}
 
 
 # --- What training and the report ask of a prepared split
 
 
-def class_weights(train_csv: Path) -> list[float]:
-    """Loss weight of ham and spam, n / (2 n_label): rare labels count as much as frequent ones."""
-    return _weights(_labels(train_csv))
+def class_weights(labels: np.ndarray) -> list[float]:
+    """Loss weight of ham and spam, n / (2 n_label): rare labels count as much as frequent ones.
 
-
-def _weights(labels: np.ndarray) -> list[float]:
+    Args:
+        labels: [n] of 0 and 1.
+    """
     counts = np.bincount(labels, minlength=len(LABELS))
     return [float(len(labels) / (len(LABELS) * count)) for count in counts]
 

@@ -32,6 +32,12 @@ class GPT2Classifier(nn.Module):
         return self.score(hidden[torch.arange(len(ids), device=ids.device), last])
 
 
+def random_language_model(config: GPT2Config) -> GPT2:
+    """The architecture without what it learnt: weights of deviation 1/√width, as suits it."""
+    deviation = config.width**-0.5
+    return GPT2(config, deviation, deviation)
+
+
 def with_classification_head(model: GPT2, labels: int) -> GPT2Classifier:
     """A classifier on a language model's transformer; only the head is new."""
     classifier = GPT2Classifier(model.config, labels)

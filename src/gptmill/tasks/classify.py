@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gptmill.data.spam import SPLITS, read_split
+from gptmill.data.spam import SPLITS, class_weights, read_split
 from gptmill.engine.runtime import Runtime
 from gptmill.model.classifier import GPT2Classifier
+from gptmill.model.lora import add_low_rank
+from gptmill.params import LowRank
 from gptmill.tasks.language_model import evaluating
 from gptmill.tokenizer import Tokenizer
 
@@ -36,7 +38,7 @@ class ClassificationTask:
 
     Args:
         class_weights: [K], all one for a balanced training set.
-        readout: `last_token` or, as in the book, `padded_last`.
+        readout: `last_token` or, as in the book, `padded_last`, which takes padding for text.
     """
 
     def __init__(self, class_weights: Sequence[float], readout: str) -> None:
@@ -56,7 +58,7 @@ class ClassificationTask:
 
     def logits(self, model: nn.Module, batch: LabelledBatch, runtime: Runtime) -> Tensor:
         """Logits [B, K]."""
-        mask = runtime.tensor(batch.mask) if self.readout == "last_token" else None
+        mask = None if self.readout == "padded_last" else runtime.tensor(batch.mask)
         return model(runtime.tensor(batch.inputs), mask)
 
 
@@ -103,7 +105,13 @@ class ClassificationData:
     Args:
         maximum_length: tokens kept of a text; 0 is the longest training text.
         context_length: what the model can take; longer is cut in any case.
-        readout: `padded_last` pads every text to the maximum length, `last_token` to the batch's.
+        readout: `last_token` pads every text to the longest of its batch and `padded_last` to the
+            maximum length; `first_token` keeps that token alone and is `last_token` from then on,
+            since no later token reaches the first one's hidden state.
+
+    Attributes:
+        readout: where to read of what is kept, `last_token` or `padded_last`.
+        class_weights: [K] for the loss, all about one when the training classes are balanced.
     """
 
     def __init__(
@@ -114,6 +122,9 @@ class ClassificationData:
         context_length: int,
         readout: str,
     ) -> None:
+        if readout == "first_token":
+            readout, maximum_length = "last_token", 1
+        self.readout = readout
         self.padding = tokenizer.end_of_text
         frames = {name: read_split(folder / f"{name}.csv") for name in SPLITS}
         ids = {name: tokenizer.encode_batch(list(frame["text"])) for name, frame in frames.items()}
@@ -127,12 +138,7 @@ class ClassificationData:
             )
             for name, frame in frames.items()
         )
-
-    @property
-    def class_weights(self) -> np.ndarray:
-        """N / (K · count) per class: all one when the classes are balanced."""
-        counts = np.bincount(self.train.labels, minlength=2)
-        return counts.sum() / (len(counts) * counts)
+        self.class_weights = class_weights(self.train.labels)
 
     def collate(self, examples: list[tuple[list[int], int]]) -> LabelledBatch:
         return collate_labelled(examples, self.padding, self.padded_length)
@@ -161,12 +167,18 @@ class ClassificationData:
         }
 
 
-def choose_trainable(model: GPT2Classifier, trainable: str) -> None:
-    """Freeze all but the head; and the final LayerNorm and last block or two; or nothing."""
-    blocks = {"head": 0, "last_block": 1, "last_two_blocks": 2, "all": len(model.transformer.h)}
+def choose_trainable(model: GPT2Classifier, trainable: str, lora: LowRank) -> None:
+    """Freeze all but the head; and the final LayerNorm and last block or two; or nothing.
+
+    With `lora` the head and low-rank updates of the blocks' linear layers learn, to be merged
+    with `merge_low_rank` when training is done.
+    """
+    blocks = {"last_block": 1, "last_two_blocks": 2, "all": len(model.transformer.h)}
     model.requires_grad_(trainable == "all")
+    if trainable == "lora":
+        add_low_rank(model.transformer, lora.rank, lora.alpha)
     model.score.requires_grad_(True)
-    if count := min(blocks[trainable], len(model.transformer.h)):
+    if count := min(blocks.get(trainable, 0), len(model.transformer.h)):
         model.transformer.ln_f.requires_grad_(True)
         for block in model.transformer.h[-count:]:
             block.requires_grad_(True)
