@@ -12,6 +12,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gptmill.serve.metrics import Metrics
 
+PROTECTION = {
+    # The page loads nothing from elsewhere, and no other page frames it.
+    "content-security-policy": "default-src 'self'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+}
 REFUSED_STATUS = 500  # of a request that broke before it had a status
 
 
@@ -36,13 +41,15 @@ class Guard:
             return await self._app(scope, receive, send)
         started, status = time.monotonic(), REFUSED_STATUS
 
-        async def counted_send(message: Message) -> None:
+        async def noted_send(message: Message) -> None:
             nonlocal status
-            status = message.get("status", status)
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message).update(PROTECTION)
             await send(message)
 
         try:
-            await self._answer(scope, receive, counted_send)
+            await self._answer(scope, receive, noted_send)
         finally:
             route = scope.get("route")
             path = getattr(route, "path", "other")

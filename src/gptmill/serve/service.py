@@ -217,7 +217,10 @@ class Service:
             ask.top_candidates,
             constraint,
         )
-        model.engine.submit(answer.request)
+        try:
+            model.engine.submit(answer.request)
+        except Busy as error:
+            raise refusal(error) from None
         return answer
 
     def close(self) -> None:

@@ -4,8 +4,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
+import httpx
 import pytest
 import uvicorn
 
@@ -20,6 +22,7 @@ from gptmill.tokenizer import train_byte_pairs
 from gptmill.weights.folder import save_model
 from tests.unit.onnx.conftest import LABELS, TEXT, randomise
 
+HTTP = httpx.Client(verify=False, trust_env=False)  # one, for its making takes a while
 CONTEXT = 96
 SIZES = {"layers": 2, "heads": 4, "width": 32}
 
@@ -82,10 +85,15 @@ def running(start) -> Iterator[Running]:
         yield running
 
 
+@cache
+def generator(folder: Path) -> Generator:
+    return Generator(folder, threads=1)
+
+
 def alone(models, name: str, prompt: str | list[int], **options):
     """What the model gives to one prompt, nobody beside it."""
     sampling = SamplingOptions(**{"max_new_tokens": 12, **options})
-    return Generator(models / name, threads=1).generate([prompt], sampling)[0]
+    return generator(models / name).generate([prompt], sampling)[0]
 
 
 def eventually(condition: Callable[[], object], seconds: float = 10) -> None:

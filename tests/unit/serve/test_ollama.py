@@ -3,7 +3,6 @@
 import hashlib
 import json
 
-import httpx
 import ollama
 import pytest
 from safetensors.numpy import load_file
@@ -13,12 +12,12 @@ from gptmill.onnx.session import Generator
 from gptmill.prompt import format_prompt
 from gptmill.serve.catalogue import Catalogue
 from gptmill.tokenizer import load_tokenizer
-from tests.unit.serve.conftest import CONTEXT, alone
+from tests.unit.serve.conftest import CONTEXT, HTTP, alone
 
 GREEDY = {"temperature": 0, "num_predict": 12}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(running) -> ollama.Client:
     return ollama.Client(running.address)
 
@@ -138,11 +137,11 @@ def test_no_sliding_where_it_is_not_wanted(running):
     body = {"model": "text", "prompt": "the cat", "stream": False, "options": {"temperature": 0}}
     body["options"]["stop"] = []
     for changes in ({"shift": False}, {"options": {"temperature": 0, "num_predict": -2}}):
-        answer = httpx.post(f"{running.address}/api/generate", json={**body, **changes}).json()
+        answer = HTTP.post(f"{running.address}/api/generate", json={**body, **changes}).json()
         assert answer["prompt_eval_count"] + answer["eval_count"] == CONTEXT
         assert answer["done_reason"] == "length"
     long = {**body, "prompt": "the cat " * 99, "truncate": False}
-    answer = httpx.post(f"{running.address}/api/generate", json=long)
+    answer = HTTP.post(f"{running.address}/api/generate", json=long)
     assert answer.status_code == 400 and f"the context {CONTEXT}" in answer.json()["error"]
 
 
@@ -247,7 +246,7 @@ def test_an_empty_prompt_loads_the_model(client):
 def test_what_is_refused_says_why(method, changes, status, message, running):
     own = {"prompt": "a"} if method == "generate" else {"messages": [{"role": "user"}]}
     body = {"model": "instructions", **own, **changes}
-    answer = httpx.post(f"{running.address}/api/{method}", json=body)
+    answer = HTTP.post(f"{running.address}/api/{method}", json=body)
     assert answer.status_code == status and message in answer.json()["error"]
 
 

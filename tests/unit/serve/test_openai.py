@@ -2,17 +2,16 @@
 
 import json
 
-import httpx
 import openai
 import pytest
 
 from gptmill.prompt import format_prompt
-from tests.unit.serve.conftest import alone
+from tests.unit.serve.conftest import HTTP, alone
 
 TWELVE = {"temperature": 0, "max_tokens": 12}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(running) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{running.address}/v1", api_key="none", max_retries=0)
 
@@ -178,5 +177,5 @@ def test_what_changes_nothing_is_taken(client):
 
 
 def test_a_path_that_is_not_there(running):
-    answer = httpx.get(f"{running.address}/v1/embeddings")
+    answer = HTTP.get(f"{running.address}/v1/embeddings")
     assert answer.status_code == 404 and "embeddings" in answer.json()["error"]["message"]
