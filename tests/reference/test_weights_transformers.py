@@ -15,7 +15,7 @@ from transformers import (
 from transformers import GPT2Config as TheirConfig
 
 from gptmill.model.classifier import GPT2Classifier
-from gptmill.model.gpt2 import GPT2, GPT2_SIZES, GPT2Config, count_parameters
+from gptmill.model.gpt2 import GPT2, GPT2_SIZES, GPT2Config, count_parameters, gpt2_config
 from gptmill.prompt import format_prompt, message_content
 from gptmill.tokenizer import BytePairTokenizer, load_tokenizer, train_byte_pairs
 from gptmill.weights.folder import (
@@ -103,7 +103,18 @@ def test_ours_in_theirs(
     assert theirs.lm_head.weight is theirs.transformer.wte.weight
     assert theirs.num_parameters() == count_parameters(ours)
     assert len(set(assert_equal(ours, theirs.eval()))) > 4
+
+
+@pytest.mark.slow
+def test_the_whole_124m_there_and_back_in_shards(
+    tmp_path: Path, tokenizer: BytePairTokenizer
+) -> None:
+    torch.manual_seed(0)
+    ours = GPT2(gpt2_config("124M"))
+    save_model(tmp_path / "model", ours, tokenizer, provenance={})
+    theirs = GPT2LMHeadModel.from_pretrained(tmp_path / "model")
     theirs.save_pretrained(tmp_path / "back", max_shard_size="200MB")
+    assert len(list((tmp_path / "back").glob("model-*.safetensors"))) == 3
     back = load_language_model(tmp_path / "back")
     for name, parameter in ours.named_parameters():
         assert torch.equal(back.get_parameter(name), parameter), name
