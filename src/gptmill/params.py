@@ -121,6 +121,14 @@ class Pretrain(Section):
     sampling: Sampling
 
 
+class Study(Section):
+    tokens: Positive = Field(description="held-out tokens that the study looks at")
+    sentence_tokens: Annotated[int, Field(ge=8)] = Field(
+        description="tokens of the sentence that attention and loss are drawn on"
+    )
+    steps: Annotated[int, Field(ge=20)] = Field(description="optimizer steps of each small run")
+
+
 class Foundation(Section):
     source: Literal["folder", "huggingface", "openai"] = Field(
         description="a local folder, a Hugging Face repository, or an OpenAI checkpoint"
@@ -226,6 +234,7 @@ class Parameters(Section):
     download: Download
     tokenize: Tokenize
     pretrain: Pretrain
+    study: Study
     load_gpt2: LoadGPT2
     prepare_spam: PrepareSpam
     finetune_classifier: FinetuneClassifier

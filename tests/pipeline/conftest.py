@@ -23,6 +23,8 @@ SMALL = {
     "pretrain.training.save_every": 6,
     "pretrain.sample_every": 12,
     "pretrain.evaluation_tokens": 2000,
+    "study.tokens": 600,
+    "study.steps": 20,
     "finetune_classifier.epochs": 1,
     "finetune_instructions.epochs": 1,
     "respond.sampling.max_new_tokens": 8,

@@ -1,0 +1,31 @@
+"""What a study hands over: one idea of the course, run and measured, with its picture."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One idea.
+
+    Args:
+        name: of its files: `NAME.png` and `NAME.csv`.
+        chapter: of the syllabus, 1 to 8.
+        title: what it is about.
+        caption: what was found, with the figures; numbers come from this run.
+        metrics: figures that are the same in every run, named `NAME/...` where they are stored.
+        rows: the numbers behind the picture.
+        figure: the picture.
+        timings: seconds, which differ from run to run and stay out of hashed outputs.
+    """
+
+    name: str
+    chapter: int
+    title: str
+    caption: str
+    metrics: dict[str, float]
+    rows: list[dict[str, Any]]
+    figure: Figure
+    timings: dict[str, float] = field(default_factory=dict)
