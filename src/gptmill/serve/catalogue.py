@@ -1,7 +1,7 @@
 """The model folders under one folder, by the names that clients use.
 
-A folder `NAME` with `model.onnx` is the model NAME, which Ollama's clients call `NAME:latest`; a
-further graph in it, `model_VARIANT.onnx`, is `NAME:VARIANT`.
+A folder NAME with `model.onnx` is the model NAME, which Ollama's clients call `NAME:latest`; a
+quantised one is a model of its own, as `NAME-int8`.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gptmill.errors import UserError
-from gptmill.files import read_json, sha256
+from gptmill.files import read_json, sha256_tree
 from gptmill.onnx.session import MODEL_FILE
 
 DEFAULT_TAG = "latest"
@@ -21,18 +21,22 @@ DEFAULT_TAG = "latest"
 class Card:
     """One model as it lies on disk."""
 
-    name: str
-    path: Path  # of the graph
+    folder: Path
     config: dict[str, Any]
 
     @property
-    def folder(self) -> Path:
-        return self.path.parent
+    def name(self) -> str:
+        return self.folder.name
 
     @property
     def tagged(self) -> str:
         """The name as Ollama writes it."""
-        return self.name if ":" in self.name else f"{self.name}:{DEFAULT_TAG}"
+        return f"{self.name}:{DEFAULT_TAG}"
+
+    @property
+    def precision(self) -> str:
+        """How its weights are stored, as its name says."""
+        return self.name.partition("-")[2].upper() or "F32"
 
     @property
     def is_classifier(self) -> bool:
@@ -49,12 +53,11 @@ class Card:
 
     @property
     def modified(self) -> datetime:
-        return datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
+        return datetime.fromtimestamp((self.folder / MODEL_FILE).stat().st_mtime, UTC)
 
     @property
     def bytes(self) -> int:
-        data = self.path.with_name(f"{self.path.name}_data")
-        return sum(path.stat().st_size for path in (self.path, data) if path.exists())
+        return sum(path.stat().st_size for path in self.folder.glob(f"{MODEL_FILE}*"))
 
     @property
     def parameters(self) -> int:
@@ -67,8 +70,8 @@ class Card:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the graph, which holds the weights of any model under 2 GB."""
-        return sha256(self.path)
+        """SHA-256 of everything in the folder."""
+        return sha256_tree(self.folder)
 
 
 class Catalogue:
@@ -83,9 +86,9 @@ class Catalogue:
             raise UserError(f"{root} does not exist: run `make repro`, or name a folder: --models")
         self.skipped: dict[Path, str] = {}
         self._cards: dict[str, Card] = {}
-        for path in sorted([*root.glob("model*.onnx"), *root.glob("*/model*.onnx")]):
+        for path in sorted([*root.glob(MODEL_FILE), *root.glob(f"*/{MODEL_FILE}")]):
             try:
-                card = Card(_name(path), path, read_json(path.parent / "config.json"))
+                card = Card(path.parent.resolve(), read_json(path.parent / "config.json"))
                 _check(card)
             except UserError as error:
                 self.skipped[path] = str(error)
@@ -101,12 +104,6 @@ class Catalogue:
     def find(self, name: str) -> Card | None:
         """The model that a client names, with or without Ollama's tag."""
         return self._cards.get(name if ":" in name else f"{name}:{DEFAULT_TAG}")
-
-
-def _name(path: Path) -> str:
-    variant = path.stem.removeprefix(Path(MODEL_FILE).stem).lstrip("_")
-    folder = path.parent.resolve().name
-    return f"{folder}:{variant}" if variant else folder
 
 
 def _check(card: Card) -> None:

@@ -324,14 +324,13 @@ def _refuse_unsupported(body: Asked) -> None:
 
 
 def _details(card: Card) -> dict[str, Any]:
-    variant = card.name.partition(":")[2]
     return {
         "parent_model": "",
         "format": "onnx",
         "family": "gpt2",
         "families": ["gpt2"],
         "parameter_size": f"{card.parameters / 1e6:.1f}M",
-        "quantization_level": variant.upper() or "F32",
+        "quantization_level": card.precision,
     }
 
 

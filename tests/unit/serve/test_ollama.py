@@ -1,12 +1,12 @@
 """Ollama's protocol, through its own client."""
 
-import hashlib
 import json
 
 import ollama
 import pytest
 from safetensors.numpy import load_file
 
+from gptmill.files import sha256_tree
 from gptmill.generate.sampling import SamplingOptions
 from gptmill.onnx.session import Generator
 from gptmill.prompt import format_prompt
@@ -199,9 +199,9 @@ def test_a_schema_that_cannot_be_kept_is_refused(schema, client):
 def test_what_is_there(client, models):
     listed = {model.model: model for model in client.list().models}
     assert list(listed) == ["classifier:latest", "instructions:latest", "text:latest"]
-    graph = models / "text" / "model.onnx"
-    assert listed["text:latest"].digest == hashlib.sha256(graph.read_bytes()).hexdigest()
-    assert listed["text:latest"].size == graph.stat().st_size
+    assert listed["text:latest"].digest == sha256_tree(models / "text")
+    assert listed["text:latest"].size == (models / "text" / "model.onnx").stat().st_size
+    assert listed["text:latest"].details.quantization_level == "F32"
     shown = client.show("instructions")
     assert shown.modelinfo["gpt2.context_length"] == CONTEXT
     assert "<|user|>\n{{ .Prompt }}\n<|assistant|>" in shown.template
