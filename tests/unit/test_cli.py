@@ -288,9 +288,13 @@ def test_fewshot_labels_so_many_texts(
 def test_generate_shows_examples_of_a_task(
     models: Path, task: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    command = ["generate", "--model", str(models / "torch"), "--task", str(task), "--seed", "1"]
-    main([*command, "--prompt", "3", "--shots", "2", "--max-new-tokens", "3"])
-    *shown, last = capsys.readouterr().out.split("\n\n")
+    command = ["generate", "--model", str(models / "torch"), "--task", str(task)]
+    draws = []
+    for seed in "123":
+        main([*command, "--prompt", "3", "--shots", "2", "--max-new-tokens", "3", "--seed", seed])
+        draws.append(capsys.readouterr().out.split("\n\n"))
+    assert len({tuple(draw[:-1]) for draw in draws}) > 1
+    *shown, last = draws[0]
     texts = [block.split("\n")[0] for block in shown]
     assert len(set(texts)) == 2
     for block in shown:

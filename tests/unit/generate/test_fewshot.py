@@ -156,6 +156,28 @@ def test_examples_go_from_the_front_until_the_rest_fits(tokenizer: BytePairToken
     assert (tokenizer.decode(ids), shown) == ("ccc\nLabel:"[-10:], 0)
 
 
+def test_the_longest_label_has_just_enough_room(tokenizer: BytePairTokenizer) -> None:
+    """Its last token is read from the prompt and the others, and takes no place itself."""
+    pool = [Example(f"text {i}", "spam" if i % 2 else "food") for i in range(4)]
+    decoder = LastLabelDecoder(tokenizer)
+    decoder.context_length = len(few_shot_prompt(pool[:1], "text 9")) + len(" spam") - 1
+    query = [Example("text 9", "spam")]
+    assert evaluate(decoder, tokenizer, query, pool, shots=(1,))[0].shown == 1
+    decoder.context_length -= 1
+    assert evaluate(decoder, tokenizer, query, pool, shots=(1,))[0].shown == 0
+
+
+def test_large_logits_do_not_overflow(tokenizer: BytePairTokenizer) -> None:
+    class Loud(LastLabelDecoder):
+        def prefill(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+            return 1000 * super().prefill(ids, mask)
+
+    prompt = tokenizer.encode(few_shot_prompt([Example("a", "spam")], "b"))
+    scores = score_labels(Loud(tokenizer), tokenizer, [prompt], ["ham", "spam"])
+    assert scores[0, 1] == 0
+    assert -np.inf < scores[0, 0] < -9000
+
+
 def test_bad_tasks_say_what_is_wrong(tmp_path: Path, tokenizer: BytePairTokenizer) -> None:
     path = tmp_path / "task.jsonl"
     with pytest.raises(UserError, match=r"task\.jsonl is not a readable"):
@@ -178,7 +200,7 @@ def test_bad_tasks_say_what_is_wrong(tmp_path: Path, tokenizer: BytePairTokenize
         (TASK, [Example("a", "ham")], "at least two"),
         ([Example("a", "egg")], TASK, "'egg' is not among"),
         ([], TASK, "no texts"),
-        (TASK, TASK[:10], "16 examples are to be shown, and there are 9 others"),
+        (TASK, TASK[:16], "16 examples are to be shown, and there are 15 others"),
     ],
 )
 def test_bad_evaluations_say_what_is_wrong(
