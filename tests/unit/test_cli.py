@@ -13,6 +13,7 @@ import torch
 
 from gptmill.cli import build_parser, main
 from gptmill.files import read_json, sha256
+from gptmill.generate import fewshot
 from gptmill.generate.loop import generate
 from gptmill.generate.sampling import SamplingOptions
 from gptmill.generate.torch_decoder import TorchDecoder
@@ -283,6 +284,28 @@ def test_fewshot_labels_so_many_texts(
     main(["evaluate", "fewshot", "--model", str(models / "torch"), "--task", str(task),
           "--shots", "1", "--limit", "3"])  # fmt: skip
     assert "3 texts; always the commonest label: 0.667" in capsys.readouterr().out
+
+
+def test_fewshot_draws_by_its_seed(
+    models: Path, task: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    real = fewshot.evaluate
+    monkeypatch.setattr(fewshot, "evaluate", lambda *a: asked.append(a[-2:]) or real(*a))
+    main(["evaluate", "fewshot", "--model", str(models / "torch"), "--task", str(task),
+          "--shots", "1", "--seed", "7", "--batch-size", "3"])  # fmt: skip
+    assert asked == [(7, 3)]
+
+
+def test_a_label_ends_with_its_line(
+    models: Path, task: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Of a thousand tokens drawn almost evenly from 259 some are line breaks."""
+    command = ["generate", "--model", str(models / "torch"), "--task", str(task)]
+    command += ["--prompt", "3", "--shots", "0", "--temperature", "1", "--max-new-tokens", "40"]
+    for seed in range(25):
+        main([*command, "--seed", str(seed)])
+        assert capsys.readouterr().out.removeprefix("Text: 3\nLabel:").count("\n") == 1
 
 
 def test_generate_shows_examples_of_a_task(

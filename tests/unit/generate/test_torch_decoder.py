@@ -63,6 +63,16 @@ def test_cached_and_uncached_logits_agree(
     assert logits.dtype == np.float32
 
 
+def test_the_cache_is_allocated_once() -> None:
+    decoder = TorchDecoder(random_model(context_length=torch_decoder.ROOM + 9))
+    decoder.prefill(*left_padded([[1, 2, 3, 4, 5]]))
+    memory = decoder._cache.store.data_ptr()
+    for _ in range(torch_decoder.ROOM):
+        decoder.step(np.array([7]))
+    assert decoder._cache.store.data_ptr() == memory
+    assert decoder._cache.length == torch_decoder.ROOM + 5
+
+
 def test_a_model_in_training_is_in_training_again(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model().train()
     decoder = TorchDecoder(model)
