@@ -1,5 +1,6 @@
 """The report is read back as a browser would read it, from a project made up on the spot."""
 
+import base64
 import csv
 import json
 import math
@@ -223,12 +224,39 @@ def test_what_is_absent_is_said_and_not_invented(tmp_path: Path) -> None:
     assert text.count("is not there: its stage has not run") == 6
     assert "metrics/pretrain.json is not there" in text
     assert "plots/finetune_classifier/training.csv is not there" in text
+    assert "plots/study/findings.json is not there" in text
 
 
 def test_a_broken_file_is_named(project: Path) -> None:
     (project / "metrics/judge.json").write_text("{")
     with pytest.raises(UserError, match=r"judge\.json is not valid JSON"):
         build_report(project, project / "report/index.html")
+
+
+def test_the_course_shows_each_finding_under_its_chapter(project: Path) -> None:
+    findings = [
+        {"name": "decoding", "chapter": 5, "title": "Ways to choose", "caption": "Greedy <b>"},
+        {"name": "attention_ladder", "chapter": 3, "title": "Rungs", "caption": "Five of them"},
+    ]
+    write(project / "plots/study/findings.json", findings)
+    for finding in findings:
+        (project / f"plots/study/{finding['name']}.png").write_bytes(
+            b"PNG " + finding["name"].encode()
+        )
+    rung = {"rung": "causal head", "parameters": 12288, "max_difference": 1.2e-07}
+    write_csv(project / "plots/study/attention_ladder.csv", [rung])
+    write(
+        project / "timings/study.json",
+        {"seconds": 1.0, "peak_memory_bytes": 2**20, "ladder/causal_head_seconds": 0.00042,
+         "started": "2026-01-02T03:04:05+00:00"},
+    )  # fmt: skip
+    page = page_of(project)
+    pictures = [v for tag, name, v in page.attributes if (tag, name) == ("img", "src")]
+    shown = [base64.b64decode(v.removeprefix("data:image/png;base64,")) for v in pictures]
+    assert shown == [b"PNG attention_ladder", b"PNG decoding"]
+    assert "Attention Rungs Five of them . rung parameters difference time" in words(page)
+    assert "causal head 12,288 1.2e-7 0.42 ms" in words(page)
+    assert "Greedy <b>" in words(page)
 
 
 def test_confusion_counts_truth_by_row(project: Path) -> None:

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from gptmill.files import atomic_file
 from gptmill.report import answers, cards, learning, spam
+from gptmill.report.course import course
 from gptmill.report.graph import NARROW, WIDE, draw, duration
 from gptmill.report.read import Results
 from gptmill.tracking.lineage import flatten, git
@@ -49,6 +50,7 @@ def _content(results: Results) -> dict[str, object]:
         "samples": learning.samples(results),
         "spam": spam.section(results),
         "answers": answers.section(results),
+        "course": course(results),
         "parameters": _parameters(results),
         "timings": cards.timing_rows(results),
         "commands": _commands(results),

@@ -20,7 +20,7 @@ from gptmill.model.attention_study import (
 )
 from gptmill.model.gpt2 import GPT2, GPT2Config, count_parameters
 from gptmill.study.draw import bars, causal_heat, log_axis, panels
-from gptmill.study.finding import Finding
+from gptmill.study.finding import Finding, small
 
 ROWS = 4  # sequences in a timed batch
 REPEATS = 5
@@ -232,7 +232,7 @@ def _ladder_finding(rows: list[dict], timings: dict[str, float]) -> Finding:
         "The ladder of attention",
         "Each rung adds an idea: weights to learn, linear layers, the causal mask, several heads. "
         "From the mask on, a rung computes what production does (causal head "
-        f"{rows[3]['max_difference']:.0e}, wrapper {wrapper:.0e}: rounding); "
+        f"{small(rows[3]['max_difference'])}, wrapper {small(wrapper)}: rounding); "
         "without it the future leaks in and the difference is large",
         {
             "wrapper_max_difference": wrapper,

@@ -44,7 +44,8 @@ def four_runs(text: SmallText, steps: int, seed: int) -> list[tuple[Setup, Small
 def loss_curves(runs: list[tuple[Setup, SmallRun]]) -> Finding:
     """Both curves of each run and its diagnosis, by the rule that judges a user's own run."""
     figure, axes = panels(2, 2, 7.6, 5.0)
-    rows, verdicts = [], []
+    rows: dict[float, dict[str, float]] = {}
+    verdicts = []
     for place, (setup, run) in zip(axes, runs):
         found = diagnose(run.training, run.validation)
         verdicts.append((setup, found))
@@ -53,12 +54,11 @@ def loss_curves(runs: list[tuple[Setup, SmallRun]]) -> Finding:
         place.plot(*zip(*run.validation), color=COLOURS[1], label="validation")
         place.set_title(f"{found.verdict}: {setup.what}", fontsize=8.5)
         place.set_ylabel("nats a character")
-        columns = (("training", smoothed), ("validation", run.validation))
-        rows += [
-            {"run": setup.verdict, "curve": name, "step": step, "loss": loss}
-            for name, curve in columns
-            for step, loss in curve
-        ]
+        trained = dict(smoothed)
+        for step, loss in run.validation[1:]:
+            row = rows.setdefault(step, {"step": step})
+            row[f"{setup.verdict}, training"] = trained[step]
+            row[f"{setup.verdict}, validation"] = loss
     axes[0].legend()
     agreed = sum(setup.verdict == found.verdict for setup, found in verdicts)
     told = "; ".join(f"{setup.what}: {found.verdict} ({found.reason})" for setup, found in verdicts)
@@ -70,7 +70,7 @@ def loss_curves(runs: list[tuple[Setup, SmallRun]]) -> Finding:
         {"runs": len(runs), "verdicts_as_set_up": agreed}
         | {f"{s.verdict.replace(' ', '_')}_last_validation_loss": run.validation[-1][1]
            for s, run in runs},
-        rows,
+        [rows[step] for step in sorted(rows)],
         figure,
     )  # fmt: skip
 

@@ -82,6 +82,7 @@ def bars(axes: Axes, names: Sequence[str], values: Sequence[float], shown: Seque
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.22)
+    axes.locator_params(axis="x", nbins=4)
     for place, value, text in zip(places, values, shown):
         axes.annotate(text, (max(value, 0), place), (4, 0), textcoords="offset points", va="center")
 

@@ -29,3 +29,8 @@ class Finding:
     rows: list[dict[str, Any]]
     figure: Figure
     timings: dict[str, float] = field(default_factory=dict)
+
+
+def small(value: float) -> str:
+    """A difference near nothing, as 1e-07, or 0."""
+    return f"{value:.0e}" if value else "0"

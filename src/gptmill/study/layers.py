@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gptmill.model.gpt2 import GPT2, Block, FeedForward, GPT2Config
 from gptmill.study.draw import heat, log_axis, panels
-from gptmill.study.finding import Finding
+from gptmill.study.finding import Finding, small
 
 EPSILON = 1e-5
 DEPTH = 12
@@ -77,8 +77,8 @@ def normalisation(config: GPT2Config, seed: int) -> Finding:
         "normalisation",
         4,
         "LayerNorm, and why not batch normalisation",
-        f"By hand with the biased variance LayerNorm equals PyTorch's ({biased:.0e}); with the "
-        f"unbiased one it is off by {apart:.0e}. It looks at one token alone: other tokens in the "
+        f"By hand with the biased variance LayerNorm equals PyTorch's ({small(biased)}); with the "
+        f"unbiased one it is off by {small(apart)}. It looks at one token alone: other tokens in the "
         f"batch change its result by {moved['layer']:g}, but batch normalisation's by "
         f"{moved['batch']:.2f}",
         {"layer_norm_max_difference": biased, "unbiased_max_difference": apart,
@@ -118,9 +118,9 @@ def activations(model: GPT2) -> Finding:
         "activations",
         4,
         "GELU, ReLU and the feed-forward network",
-        f"GPT-2's tanh form by hand equals PyTorch's ({tanh:.0e}) and the exact GELU within "
-        f"{approximation:.0e}. The feed-forward network widens {config.width} to {hidden} and "
-        f"comes back; written out it equals the model's ({by_hand:.0e})",
+        f"GPT-2's tanh form by hand equals PyTorch's ({small(tanh)}) and the exact GELU within "
+        f"{small(approximation)}. The feed-forward network widens {config.width} to {hidden} and "
+        f"comes back; written out it equals the model's ({small(by_hand)})",
         {"gelu_max_difference": tanh, "tanh_approximation": approximation,
          "feed_forward_max_difference": by_hand, "feed_forward_width": hidden},
         rows,
@@ -192,8 +192,8 @@ def shortcuts(seed: int) -> Finding:
         "shortcuts",
         4,
         "Shortcut connections and vanishing gradients",
-        f"In a stack of {DEPTH} layers the first one's gradient is {faded:.0e} of the last one's; "
-        f"with a shortcut around each layer it is {kept:.1f} times",
+        f"In a stack of {DEPTH} layers the first one's gradient is {small(faded)} of the last one's; "
+        f"with a shortcut around each layer it is {kept:.1f} of it",
         {"first_to_last_plain": faded, "first_to_last_with_shortcuts": kept},
         rows,
         figure,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gptmill.model.gpt2 import GPT2
 from gptmill.study.draw import COLOURS, bars, panels
-from gptmill.study.finding import Finding
+from gptmill.study.finding import Finding, small
 
 GPT2_VOCABULARY = 50257
 
@@ -57,7 +57,7 @@ def cross_entropy(
         5,
         "Cross-entropy from first principles",
         f"The mean of −ln p over {len(chances)} targets is {loss:.3f}, PyTorch's cross-entropy "
-        f"(apart by {abs(loss - library):.0e}); exp of it is a perplexity of {math.exp(loss):.1f}, "
+        f"(apart by {small(abs(loss - library))}); exp of it is a perplexity of {math.exp(loss):.1f}, "
         f"as if choosing among so many tokens evenly. An untrained model has {untrained:.2f}, near "
         f"ln {vocabulary:,} = {uniform:.2f} (GPT-2's ln 50,257 = "
         f"{math.log(GPT2_VOCABULARY):.2f}){told}",
