@@ -254,7 +254,7 @@ def test_the_course_shows_each_finding_under_its_chapter(project: Path) -> None:
     pictures = [v for tag, name, v in page.attributes if (tag, name) == ("img", "src")]
     shown = [base64.b64decode(v.removeprefix("data:image/png;base64,")) for v in pictures]
     assert shown == [b"PNG attention_ladder", b"PNG decoding"]
-    assert "Attention Rungs Five of them . rung parameters difference time" in words(page)
+    assert "Attention Rungs Five of them. rung parameters difference time" in words(page)
     assert "causal head 12,288 1.2e-7 0.42 ms" in words(page)
     assert "Greedy <b>" in words(page)
 

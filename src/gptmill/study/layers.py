@@ -77,9 +77,9 @@ def normalisation(config: GPT2Config, seed: int) -> Finding:
         "normalisation",
         4,
         "LayerNorm, and why not batch normalisation",
-        f"By hand with the biased variance LayerNorm equals PyTorch's ({small(biased)}); with the "
-        f"unbiased one it is off by {small(apart)}. It looks at one token alone: other tokens in the "
-        f"batch change its result by {moved['layer']:g}, but batch normalisation's by "
+        f"By hand with the biased variance LayerNorm equals PyTorch's ({small(biased)}); with "
+        f"the unbiased one it is off by {apart:.2g}. It looks at one token alone: other tokens in "
+        f"the batch change its result by {moved['layer']:g}, but batch normalisation's by "
         f"{moved['batch']:.2f}",
         {"layer_norm_max_difference": biased, "unbiased_max_difference": apart,
          "layer_norm_depends_on_batch": moved["layer"],
@@ -192,8 +192,8 @@ def shortcuts(seed: int) -> Finding:
         "shortcuts",
         4,
         "Shortcut connections and vanishing gradients",
-        f"In a stack of {DEPTH} layers the first one's gradient is {small(faded)} of the last one's; "
-        f"with a shortcut around each layer it is {kept:.1f} of it",
+        f"In a stack of {DEPTH} layers the first one's gradient is {small(faded)} of the last "
+        f"one's; with a shortcut around each layer it is {kept:.1f} of it",
         {"first_to_last_plain": faded, "first_to_last_with_shortcuts": kept},
         rows,
         figure,

@@ -57,9 +57,9 @@ def cross_entropy(
         5,
         "Cross-entropy from first principles",
         f"The mean of −ln p over {len(chances)} targets is {loss:.3f}, PyTorch's cross-entropy "
-        f"(apart by {small(abs(loss - library))}); exp of it is a perplexity of {math.exp(loss):.1f}, "
-        f"as if choosing among so many tokens evenly. An untrained model has {untrained:.2f}, near "
-        f"ln {vocabulary:,} = {uniform:.2f} (GPT-2's ln 50,257 = "
+        f"(apart by {small(abs(loss - library))}); exp of it, a perplexity of "
+        f"{math.exp(loss):.1f}, is as if choosing among so many tokens evenly. An untrained "
+        f"model has {untrained:.2f}, near ln {vocabulary:,} = {uniform:.2f} (GPT-2's ln 50,257 = "
         f"{math.log(GPT2_VOCABULARY):.2f}){told}",
         {"loss": loss, "perplexity": math.exp(loss), "difference_to_library": abs(loss - library),
          "untrained_loss": untrained, "uniform_loss": uniform},
