@@ -24,6 +24,7 @@ UNKNOWN = "<|unk|>"
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # The book's splitter (Raschka 2024, chapter 2): punctuation, double dashes, white space.
 WORD_PATTERN = r'([,.:;?_!"()\']|--|\s)'
+SPACE_BEFORE_MARK = r'\s+(?=[,.:;?!"()\'])'
 DEFAULT_THREADS = 2
 
 
@@ -123,7 +124,7 @@ class VocabularyTokenizer(Tokenizer):
         tokens = [self.vocabulary[id] for id in ids]
         if self.kind == "character":
             return "".join(tokens).encode()
-        return re.sub(r'\s+([,.:;?!"()\'])', r"\1", " ".join(tokens)).encode()
+        return re.sub(SPACE_BEFORE_MARK, "", " ".join(tokens)).encode()
 
     def save(self, folder: Path) -> None:
         write_json(folder / "tokenizer.json", self._fast_tokenizer_json())
@@ -141,6 +142,11 @@ class VocabularyTokenizer(Tokenizer):
             splitter = pre_tokenizers.Split(Regex(WORD_PATTERN), "isolated")
             spaces = pre_tokenizers.Split(Regex(r"\s+"), "removed")
             fast.pre_tokenizer = pre_tokenizers.Sequence([splitter, spaces])
+            # A space before every word but the first, then none before a mark. No word begins with
+            # the prefix, so that WordPiece's decoder does the former and nothing else.
+            spaced = decoders.WordPiece(prefix="\0", cleanup=False)
+            closed = decoders.Replace(Regex(SPACE_BEFORE_MARK), "")
+            fast.decoder = decoders.Sequence([spaced, decoders.Fuse(), closed])
         fast.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
         return json.loads(fast.to_str())
 

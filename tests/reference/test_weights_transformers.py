@@ -17,7 +17,7 @@ from transformers import GPT2Config as TheirConfig
 from gptmill.model.classifier import GPT2Classifier
 from gptmill.model.gpt2 import GPT2, GPT2_SIZES, GPT2Config, count_parameters, gpt2_config
 from gptmill.prompt import format_prompt, message_content
-from gptmill.tokenizer import BytePairTokenizer, load_tokenizer, train_byte_pairs
+from gptmill.tokenizer import BytePairTokenizer, load_tokenizer, train_byte_pairs, train_vocabulary
 from gptmill.weights.folder import (
     load_classifier,
     load_language_model,
@@ -189,6 +189,19 @@ def test_the_tokenizer_opens(
         assert theirs.decode(tokenizer.encode(text)) == text
     assert theirs.pad_token_id == theirs.eos_token_id == tokenizer.end_of_text
     assert theirs.model_max_length == 128
+
+
+@pytest.mark.parametrize("kind", ["character", "word"])
+def test_trained_vocabularies_open_too(kind: str, tmp_path: Path) -> None:
+    text = 'Hello, world! "It\'s" (fine) -- yes; no?  x\n\ny naïve'
+    tokenizer = train_vocabulary([text], kind, 80)
+    model = GPT2(GPT2Config(tokenizer.vocabulary_size, 128, 1, 1, 8))
+    save_model(tmp_path / "model", model, tokenizer, provenance={})
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "model")
+    for given in (text, "Hello,world !", "? zebra", "", "x"):
+        ids = tokenizer.encode(given)
+        assert theirs(given)["input_ids"] == ids
+        assert theirs.decode(ids) == tokenizer.decode(ids)
 
 
 @pytest.mark.parametrize("style", ["alpaca", "phi3"])
