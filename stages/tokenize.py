@@ -21,7 +21,9 @@ def main(corpus: Path, output: Path, metrics: Path) -> None:
             test_fraction=section.test_fraction,
             seed=parameters.runtime.seed,
         )
-        tokenizer = make_tokenizer(section.kind, corpus, plan, section.vocabulary_size)
+        tokenizer = make_tokenizer(
+            section.kind, corpus, plan, section.vocabulary_size, parameters.pretrain.foundation
+        )
         counts = write_tokens(
             corpus, tokenizer, output, plan=plan, shard_tokens=section.shard_tokens
         )

@@ -38,7 +38,10 @@ class Runtime(Section):
 
 
 class Dataset(Section):
-    source: str = Field(description="'embedded', or a manifest of addresses and SHA-256 hashes")
+    source: str = Field(
+        description="'embedded', or a manifest of addresses and SHA-256 hashes; a corpus also "
+        "'stdlib', Python's own functions, or a folder of *.txt such as own/text"
+    )
     count: Positive = Field(description="documents or entries to make when embedded")
     seed: int = Field(ge=0, description="seed of the embedded source")
 
@@ -50,8 +53,9 @@ class Download(Section):
 
 
 class Tokenize(Section):
-    kind: Literal["gpt2", "bpe", "character", "word"] = Field(
-        description="gpt2: OpenAI's 50,257 byte pairs; the others are trained on the corpus"
+    kind: Literal["gpt2", "bpe", "character", "word", "foundation"] = Field(
+        description="gpt2: OpenAI's 50,257 byte pairs; foundation: that of pretrain.foundation; "
+        "the others are trained on the corpus"
     )
     vocabulary_size: Positive = Field(description="entries of a trained BPE, or at most for words")
     validation_fraction: Fraction = Field(description="share of documents held out")
@@ -100,8 +104,19 @@ class Sampling(Section):
     )
 
 
+class Start(Section):
+    source: Literal["none", "folder", "huggingface", "openai"] = Field(
+        description="none: random weights; the others are continued, and their architecture counts"
+    )
+    location: str = Field(description="folder (own/model is watched), repository, or OpenAI size")
+    revision: str = Field(description="commit of the Hugging Face repository; '' otherwise")
+
+
 class Pretrain(Section):
-    model: Architecture
+    foundation: Start
+    model: Architecture = Field(
+        description="what is trained; of a continued foundation dropout and the window alone"
+    )
     initial_deviation: float = Field(
         gt=0, description="standard deviation of initial weights; GPT-2 has 0.02"
     )
@@ -114,11 +129,15 @@ class Pretrain(Section):
     training: Training
     optimizer: Optimizer
     steps: Positive = Field(description="optimizer steps")
+    epochs: int = Field(ge=0, description="passes over the training split, instead of steps; 0 off")
     evaluation_tokens: Positive = Field(description="validation tokens behind a curve's point")
     evaluation_stride: Positive = Field(description="tokens between windows of the final figure")
     sample_every: Positive = Field(description="optimizer steps between generated samples")
     prompt: str = Field(description="text that every sample continues")
     sampling: Sampling
+    completions: int = Field(
+        ge=0, description="held-out Python functions to complete at the end; 0 is off"
+    )
 
 
 class Study(Section):

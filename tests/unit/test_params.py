@@ -135,4 +135,4 @@ def test_a_broken_profile_changes_nothing(project: Path) -> None:
 def test_manifests_of_every_profile_exist() -> None:
     for name, _ in list_profiles():
         for dataset in read_yaml(PROFILES / f"{name}.yaml").get("download", {}).values():
-            assert dataset["source"] == "embedded" or Path(dataset["source"]).exists()
+            assert dataset["source"] in ("embedded", "stdlib") or Path(dataset["source"]).exists()

@@ -5,10 +5,13 @@ from tempfile import TemporaryDirectory
 
 from gptmill.data.corpus import Plan, split_documents
 from gptmill.data.fetch import fetch, mirror_from_environment, offline_from_environment
+from gptmill.errors import UserError
 from gptmill.files import state_root
+from gptmill.params import Start
 from gptmill.tokenizer import (
     Tokenizer,
     load_gpt2_files,
+    load_tokenizer,
     train_byte_pairs,
     train_vocabulary,
 )
@@ -16,13 +19,21 @@ from gptmill.tokenizer import (
 GPT2_MANIFEST = Path("profiles/manifests/gpt2_bpe.json")
 
 
-def make_tokenizer(kind: str, corpus: Path, plan: Plan, vocabulary_size: int) -> Tokenizer:
-    """GPT-2's byte pairs, or BPE, characters or words learned from the training split alone.
+def make_tokenizer(
+    kind: str, corpus: Path, plan: Plan, vocabulary_size: int, foundation: Start
+) -> Tokenizer:
+    """GPT-2's byte pairs, those of the model to be continued, or BPE, characters or words learned
+    from the training split alone.
 
     Raises:
-        UserError: GPT-2's files cannot be fetched, or the vocabulary is too small.
+        UserError: GPT-2's files cannot be fetched, the foundation is none or has no tokenizer, or
+            the vocabulary is too small.
     """
-    if kind == "gpt2":
+    if kind == "foundation" and foundation.source == "none":
+        raise UserError("tokenize.kind: foundation needs a pretrain.foundation to continue")
+    if kind == "foundation" and foundation.source == "folder":
+        return load_tokenizer(Path(foundation.location))
+    if kind in ("gpt2", "foundation"):  # what is published as GPT-2 has GPT-2's byte pairs
         return _fetch_gpt2()
     texts = (document.text for document in split_documents(corpus, plan, "train"))
     if kind == "bpe":

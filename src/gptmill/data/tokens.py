@@ -291,6 +291,10 @@ class WindowSampler:
     def windows_per_epoch(self) -> int:
         return len(self.split) // self.context_length
 
+    @property
+    def batches_per_epoch(self) -> int:
+        return -(-self.windows_per_epoch // self.batch_size)
+
     def next_batch(self) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and, one token later, targets: int64 [B, T] each."""
         parts, needed = [], self.batch_size

@@ -10,6 +10,10 @@ from torch import Tensor, nn
 class Batches(Protocol):
     """An endless, resumable source of micro-batches."""
 
+    @property
+    def batches_per_epoch(self) -> int:
+        """Micro-batches in a pass over the data."""
+
     def next_batch(self) -> Any:
         """The next micro-batch, a task's own tuple of NumPy arrays."""
 

@@ -5,7 +5,7 @@ B batch, T new tokens, P past tokens, S = P + T, C width, V vocabulary.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -176,6 +176,16 @@ def initialize(model: nn.Module, layers: int, deviation: float = GPT2_DEVIATION)
         elif parameter.dim() >= 2:
             scale = math.sqrt(2 * layers) if name.endswith("c_proj.weight") else 1.0
             nn.init.normal_(parameter, mean=0.0, std=deviation / scale)
+
+
+def set_dropout(model: GPT2, rate: float) -> None:
+    """Train on with this dropout, wherever the model has it."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = rate
+        elif isinstance(module, CausalSelfAttention):
+            module.dropout = rate
+    model.config = model.transformer.config = replace(model.config, dropout=rate)
 
 
 def count_parameters(model: nn.Module) -> int:

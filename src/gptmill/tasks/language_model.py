@@ -20,6 +20,7 @@ from gptmill.data.tokens import TokenSplit, WindowSampler
 from gptmill.engine.batches import ShuffledBatches
 from gptmill.engine.runtime import Runtime
 from gptmill.engine.state import Batches
+from gptmill.params import Pretrain
 from gptmill.tokenizer import Tokenizer
 
 EVALUATION_TOKENS = 8192  # tokens in one forward pass without gradients
@@ -41,6 +42,14 @@ def training_batches(
     examples = DocumentExamples(split, context_length)
     collate = partial(collate_documents, end_of_text=split.end_of_text)
     return ShuffledBatches(examples, collate, batch_size, seed, examples.lengths)
+
+
+def training_steps(batches: Batches, section: Pretrain) -> int:
+    """Optimizer steps: `steps`, or what so many `epochs` take if they are not 0."""
+    if not section.epochs:
+        return section.steps
+    micro_batches = section.epochs * batches.batches_per_epoch
+    return -(-micro_batches // section.training.accumulation)
 
 
 class LanguageModelTask:

@@ -1,10 +1,12 @@
 """The model that fine-tuning starts from, wherever its weights come from."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from gptmill.errors import UserError
 from gptmill.files import sha256_tree, state_root
-from gptmill.model.gpt2 import GPT2
+from gptmill.model.gpt2 import GPT2, GPT2Config, set_dropout
+from gptmill.params import Pretrain, Start
 from gptmill.tokenizer import Tokenizer, load_tokenizer
 from gptmill.weights.folder import load_language_model
 
@@ -47,3 +49,44 @@ def read_foundation(source: str, location: str, revision: str, context_length: i
     else:
         origin = {"sha256": sha256_tree(folder)}
     return Foundation(load_language_model(folder, context), load_tokenizer(folder), origin)
+
+
+def starting_model(section: Pretrain, tokenizer: Tokenizer) -> tuple[GPT2, dict[str, Any]]:
+    """The model that pretraining starts from, random or a foundation, and its origin.
+
+    A foundation keeps all its positions; `model.context_length` tokens at a time are trained on.
+
+    Raises:
+        UserError: as `read_foundation`, another tokenizer than the text was encoded with, or a
+            window longer than the model's context.
+    """
+    start, window = section.foundation, section.model.context_length
+    if start.source == "none":
+        config = GPT2Config(tokenizer.vocabulary_size, **dict(section.model))
+        return GPT2(config, section.initial_deviation, section.embedding_deviation), {}
+    model, own, origin = read_foundation(start.source, start.location, start.revision, 0)
+    if not _same_tokens(own, tokenizer):
+        raise UserError(
+            f"pretrain.foundation: {start.location} has another tokenizer than data/tokens: set "
+            "tokenize.kind to foundation"
+        )
+    if window > model.config.context_length:
+        raise UserError(
+            f"pretrain.model.context_length: {window} tokens at a time, and {start.location} "
+            f"knows {model.config.context_length} positions"
+        )
+    set_dropout(model, section.model.dropout)
+    return model, {"foundation": origin}
+
+
+def watched_folder(start: Start) -> dict[str, Path]:
+    """The folder of a foundation by its name as an input, if it is one."""
+    return {"foundation": Path(start.location)} if start.source == "folder" else {}
+
+
+def _same_tokens(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether every id stands for the same bytes."""
+    size = one.vocabulary_size
+    return size == other.vocabulary_size and all(
+        one.decode_bytes([id]) == other.decode_bytes([id]) for id in range(size)
+    )
