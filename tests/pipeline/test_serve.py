@@ -45,7 +45,7 @@ def test_a_model_that_knows_nothing_scores_nothing(parameters, tmp_path):
     assert metrics["coverage"] == pytest.approx(1 / 3)
     assert all(len(score["faults"]) == 2 for score in scores[:2])  # asked, and asked once more
     asked = [entry for entry in ENTRIES if entry["response"]]
-    with pytest.raises(UserError, match="the judge scored 0 of 2 answers.* 2 × "):
+    with pytest.raises(UserError, match=r"the judge scored 0 of 2 answers.* 2 × "):
         judge(asked, parameters, **asking)
 
 
