@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from gptmill.files import atomic_folder, read_json, state_root, write_json
-from gptmill.judge.rubric import RUBRICS
+from gptmill.files import atomic_folder, state_root, write_json
+from gptmill.judge.answers import read_answers
 from gptmill.judge.run import judge
 from gptmill.params import load
 from gptmill.tracking import Stage
@@ -13,13 +13,7 @@ from stages import run
 def main(responses: Path, output: Path, metrics: Path) -> None:
     section = load().judge
     with Stage("judge", section.model_dump(), {"responses": responses}) as stage:
-        results, scores = judge(
-            read_json(responses / "responses.json"),
-            section,
-            state=state_root() / "judge",
-            rubric=RUBRICS[section.rubric],
-            control_samples=section.control_samples,
-        )
+        results, scores = judge(read_answers(responses), section, state=state_root() / "judge")
         with atomic_folder(output) as folder:
             write_json(folder / "scores.json", scores)
         write_json(metrics, results)

@@ -4,7 +4,6 @@ import pytest
 
 from gptmill.errors import UserError
 from gptmill.judge.openai_compatible import OpenAIServer
-from gptmill.judge.rubric import BOOK
 from gptmill.judge.run import judge
 from gptmill.params import Judge
 from tests.unit.serve.conftest import models, running, start
@@ -39,22 +38,22 @@ def parameters(running) -> Judge:
 def test_a_model_that_knows_nothing_scores_nothing(parameters, tmp_path):
     """The book's wording asks for an integer; random weights write nonsense, which is no score.
     The empty answer is 0 unasked."""
-    asking = {"state": tmp_path, "rubric": BOOK, "control_samples": 2}
-    metrics, scores = judge(ENTRIES, parameters, **asking)
+    parameters = parameters.model_copy(update={"rubric": "book"})
+    metrics, scores = judge(ENTRIES, parameters, state=tmp_path)
     assert [score["score"] for score in scores] == [None, None, 0]
     assert metrics["coverage"] == pytest.approx(1 / 3)
     assert all(len(score["faults"]) == 2 for score in scores[:2])  # asked, and asked once more
     asked = [entry for entry in ENTRIES if entry["response"]]
     with pytest.raises(UserError, match=r"the judge scored 0 of 2 answers.* 2 × "):
-        judge(asked, parameters, **asking)
+        judge(asked, parameters, state=tmp_path)
 
 
 def test_a_schema_is_kept_even_by_a_model_that_knows_nothing(parameters, tmp_path):
     """The house's wording sends a schema, and the server lets nothing else through."""
-    metrics, scores = judge(ENTRIES, parameters, state=tmp_path, control_samples=2)
+    metrics, scores = judge(ENTRIES, parameters, state=tmp_path)
     assert metrics["coverage"] == 1 and not any(score["faults"] for score in scores)
     assert all(0 <= score["score"] <= 100 for score in scores)
-    again, _ = judge(ENTRIES, parameters, state=tmp_path, control_samples=2)
+    again, _ = judge(ENTRIES, parameters, state=tmp_path)
     assert again == metrics
 
 

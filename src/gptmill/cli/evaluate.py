@@ -15,10 +15,11 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "evaluate",
         help="Score a model on a task",
-        description="Score a model on a task by the likelihoods it gives.",
+        description="Score a model by the likelihoods it gives, or answers by a judge's choice.",
     )
     kinds = parser.add_subparsers(metavar="KIND", required=True)
     add_fewshot(kinds)
+    add_pairwise(kinds)
 
 
 def add_fewshot(kinds: argparse._SubParsersAction) -> None:
@@ -94,3 +95,46 @@ def _write(options: argparse.Namespace, majority: float, rows: list[dict]) -> No
             "results": rows,
         },
     )
+
+
+def add_pairwise(kinds: argparse._SubParsersAction) -> None:
+    parser = add_command(
+        kinds,
+        "pairwise",
+        pairwise,
+        "Which answers does the judge of params.yaml prefer? Each pair is shown in both orders.",
+    )
+    parser.add_argument("first", type=Path, help="answers, such as data/responses")
+    parser.add_argument(
+        "second", type=Path, nargs="?", help="other answers to the same entries (the references)"
+    )
+    parser.add_argument("--output", type=Path, help="JSON file for metrics and pairs")
+
+
+def pairwise(options: argparse.Namespace) -> None:
+    """Print win rate, interval and biases; write them with every pair if asked."""
+    from gptmill.files import state_root, write_json
+    from gptmill.judge.answers import read_answers, same_entries
+    from gptmill.judge.pairwise import compare
+    from gptmill.params import load
+
+    section = load().judge
+    if section.backend == "reference":
+        raise UserError("judge.backend is 'reference', which compares nothing: name a server")
+    entries = read_answers(options.first)
+    first = [entry["response"] for entry in entries]
+    if options.second:
+        others = same_entries(entries, read_answers(options.second), options.second)
+        second = [entry["response"] for entry in others]
+    else:
+        second = [entry["output"] for entry in entries]
+    metrics, pairs = compare(entries, first, second, section, state=state_root() / "judge")
+    for name, value in metrics.items():
+        print(f"{name:28} {'–' if value is None else f'{value:.4g}'}")
+    if options.output:
+        named = [
+            {"instruction": entry["instruction"], "input": entry.get("input", ""), **pair}
+            for entry, pair in zip(entries, pairs)
+        ]
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        write_json(options.output, {"metrics": metrics, "pairs": named})

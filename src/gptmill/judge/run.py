@@ -6,26 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from gptmill.errors import UserError
+from gptmill.judge.answers import Entry, check_answers
 from gptmill.judge.backends import open_server
 from gptmill.judge.controls import draw_controls
 from gptmill.judge.examine import Examiner, Question, Verdict
 from gptmill.judge.reference import reference_scores
-from gptmill.judge.rubric import GRADED, Rubric
+from gptmill.judge.rubric import RUBRICS, Rubric
 from gptmill.judge.statistics import bootstrap_interval, spearman
 from gptmill.params import Judge
 
-CONTROL_SAMPLES = 20
-
-Entry = dict[str, Any]
-
 
 def judge(
-    responses: Sequence[Entry],
-    parameters: Judge,
-    *,
-    state: Path,
-    rubric: Rubric = GRADED,
-    control_samples: int = CONTROL_SAMPLES,
+    responses: Sequence[Entry], parameters: Judge, *, state: Path
 ) -> tuple[dict[str, Any], list[Entry]]:
     """Score answers from 0 to 100.
 
@@ -35,8 +27,6 @@ def judge(
     Args:
         responses: entries with `instruction`, `output`, `response`, perhaps `input` and `family`.
         state: folder for the judge's replies, kept between runs.
-        rubric: the wording, `rubric.GRADED` or `rubric.BOOK`.
-        control_samples: entries that serve as controls.
 
     Returns:
         (metrics, scores). Metrics are flat: `score/mean`, `score/low`, `score/high` (95% bootstrap
@@ -48,7 +38,7 @@ def judge(
         UserError: an entry lacks a text; the server or model is not there; coverage is below
             `minimum_coverage`.
     """
-    _check(responses)
+    check_answers(responses)
     scores = [{**entry, **reference_scores(entry), "faults": []} for entry in responses]
     if parameters.backend == "reference":
         for score in scores:
@@ -56,7 +46,8 @@ def judge(
         return {"backend": "reference", **_summary(scores, parameters)}, scores
     server = open_server(parameters)
     examiner = Examiner(server, state, parameters.seed, parameters.retries)
-    controls = _examine(scores, examiner, rubric, control_samples, parameters)
+    rubric = RUBRICS[parameters.rubric]
+    controls = _examine(scores, examiner, rubric, parameters)
     metrics = {
         "backend": parameters.backend,
         "judge/model": parameters.model,
@@ -70,25 +61,12 @@ def judge(
     return metrics, scores
 
 
-def _check(responses: Sequence[Entry]) -> None:
-    if not responses:
-        raise UserError("there are no answers to judge")
-    for place, entry in enumerate(responses):
-        for key in ("instruction", "output", "response"):
-            if not isinstance(entry.get(key), str):
-                raise UserError(f"answer {place} has no text '{key}': the stage respond writes it")
-
-
 def _examine(
-    scores: list[Entry],
-    examiner: Examiner,
-    rubric: Rubric,
-    control_samples: int,
-    parameters: Judge,
+    scores: list[Entry], examiner: Examiner, rubric: Rubric, parameters: Judge
 ) -> dict[str, Any]:
     """Fill in `score` and `faults` of every entry; the controls' metrics."""
     asked = [place for place, entry in enumerate(scores) if entry["response"].strip()]
-    controls = draw_controls(scores, control_samples, parameters.seed)
+    controls = draw_controls(scores, parameters.control_samples, parameters.seed)
     questions = [
         Question(rubric.prompt(scores[i], scores[i]["response"]), rubric.parse) for i in asked
     ]

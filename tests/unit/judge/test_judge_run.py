@@ -11,7 +11,6 @@ from gptmill.errors import UserError
 from gptmill.judge import examine
 from gptmill.judge.controls import Controls, draw_controls
 from gptmill.judge.examine import Verdict
-from gptmill.judge.rubric import BOOK
 from gptmill.judge.run import judge
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "judge.md"
@@ -170,7 +169,7 @@ def test_shuffled_references_are_never_the_entrys_own(responses):
 def test_the_books_wording_is_the_books(ollama, parameters, responses, tmp_path):
     ollama.fault = lambda question, asked: "prose"
     with pytest.raises(UserError, match="not an integer"):
-        judge(responses, parameters, state=tmp_path, rubric=BOOK)
+        judge(responses, _change(parameters, rubric="book"), state=tmp_path)
     message = {chat["messages"][0]["content"] for chat in ollama.chats}
     assert (
         "Given the input `Below is an instruction that describes a task. Write a response that "
@@ -237,13 +236,14 @@ def _inject(ollama, fault: str, times: int) -> None:
 def test_a_fault_is_retried_then_counted(ollama, parameters, responses, tmp_path, fault):
     kind, requests = FAULTS[fault]
     responses[3]["response"] = "My own answer"
-    parameters = _change(parameters, timeout=0.4 if fault in ("slow", "trickle") else 5.0)
+    timeout = 0.4 if fault in ("slow", "trickle") else 5.0
+    parameters = _change(parameters, timeout=timeout, control_samples=1)
 
     def asked() -> list[dict[str, Any]]:
         return [c for c in ollama.chats if "\nMy own answer" in c["messages"][-1]["content"]]
 
     _inject(ollama, fault, times=99)
-    metrics, scores = judge(responses, parameters, state=tmp_path / "always", control_samples=1)
+    metrics, scores = judge(responses, parameters, state=tmp_path / "always")
     assert scores[3]["score"] is None and metrics["coverage"] == pytest.approx(11 / 12)
     assert [fault.split(":")[0] for fault in scores[3]["faults"]] == [kind] * requests
     assert metrics["score/mean"] == pytest.approx(
@@ -255,7 +255,7 @@ def test_a_fault_is_retried_then_counted(ollama, parameters, responses, tmp_path
     ollama.chats.clear()
     ollama._asked.clear()
     _inject(ollama, fault, times=1)
-    metrics, scores = judge(responses, parameters, state=tmp_path / "once", control_samples=1)
+    metrics, scores = judge(responses, parameters, state=tmp_path / "once")
     assert metrics["coverage"] == 1 and scores[3]["score"] == 0
     seeds = [chat["options"]["seed"] for chat in asked()[:2]]
     assert seeds == [123, 123 + (kind in REPLY_KINDS)]  # a failed request is repeated as it was

@@ -1,15 +1,19 @@
 """Pairs in both orders: win rates by hand, biases put in and found again."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from gptmill.cli import main
 from gptmill.errors import UserError
+from gptmill.files import read_json, write_json
 from gptmill.judge.pairwise import compare, length_controlled_rate, parse_winner
 from gptmill.judge.reply import ReplyFault
+from gptmill.params import YAML, Judge, read_yaml
 from tests.unit.judge import conftest
 
 
@@ -130,3 +134,73 @@ def test_length_control_without_differences_is_the_win_rate():
     assert rate == pytest.approx(62.5, abs=0.1)
     assert length_controlled_rate([1.0], ["ab"], ["c"]) > 95
     assert 99 < length_controlled_rate([1.0] * 20, ["ab"] * 20, ["c"] * 20) <= 100
+
+
+def _project(monkeypatch, folder: Path, section: Judge | None) -> None:
+    """A working folder whose params.yaml has this judge."""
+    values = read_yaml(Path("params.yaml"))
+    values["judge"] |= section.model_dump() if section else {}
+    with (folder / "params.yaml").open("w") as file:
+        YAML().dump(values, file)
+    monkeypatch.chdir(folder)
+
+
+def _answers(path: Path, responses: dict[int, str]) -> Path:
+    entries = [
+        {"instruction": f"Question {n}", "input": "", "output": f"{n}", "response": response}
+        for n, response in responses.items()
+    ]
+    write_json(path, entries)
+    return path
+
+
+def test_the_command_compares_two_folders(ollama, monkeypatch, parameters, tmp_path, capsys):
+    _answer_by(ollama, monkeypatch, lambda a, b: "A" if len(a) > len(b) else "B")
+    _project(monkeypatch, tmp_path, parameters)
+    _answers(tmp_path / "one/responses.json", {0: "long", 1: "long", 2: "s", 3: "same"})
+    _answers(tmp_path / "two.json", {3: "same", 2: "long", 1: "t", 0: "u"})  # another order
+    main(["evaluate", "pairwise", "one", "two.json", "--output", "pairs/result.json"])
+    rows = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert rows["win_rate/mean"] == "62.5" and rows["win_rate/wins"] == "2"
+    assert rows["position/first_rate"] == "50" and "win_rate/length_controlled" in rows
+    written = read_json(tmp_path / "pairs/result.json")
+    assert [pair["preference"] for pair in written["pairs"]] == [1, 1, 0, 0.5]
+    assert written["pairs"][2] | {"faults": []} == {
+        "instruction": "Question 2", "input": "", "first": "s", "second": "long",
+        "preference": 0.0, "faults": [],
+    }  # fmt: skip
+
+
+def test_the_command_compares_with_the_references(
+    ollama, monkeypatch, parameters, tmp_path, capsys
+):
+    _answer_by(ollama, monkeypatch, lambda a, b: "A" if a.isdigit() else "B")
+    _project(monkeypatch, tmp_path, parameters)
+    _answers(tmp_path / "one.json", {0: "zero", 1: "one", 2: "2"})
+    main(["evaluate", "pairwise", "one.json"])
+    rows = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert float(rows["win_rate/mean"]) == pytest.approx(100 * 0.5 / 3, abs=0.01)
+
+
+def test_the_command_says_what_cannot_be_compared(
+    ollama, monkeypatch, parameters, tmp_path, capsys
+):
+    folder, other = tmp_path / "judged", tmp_path / "unjudged"
+    folder.mkdir(), other.mkdir()
+    for place in (folder, other):
+        _answers(place / "one.json", {0: "a", 1: "b"})
+        _answers(place / "two.json", {0: "a", 2: "c"})
+        write_json(place / "three.json", {"no": "list"})
+    root = Path.cwd()
+    _project(monkeypatch, other, None)
+    with pytest.raises(SystemExit, match="'reference', which compares nothing"):
+        main(["evaluate", "pairwise", "one.json"])
+    monkeypatch.chdir(root)
+    _project(monkeypatch, folder, parameters)
+    with pytest.raises(SystemExit, match=r"two\.json answers other entries: 1 of 2 .*'Question 1'"):
+        main(["evaluate", "pairwise", "one.json", "two.json"])
+    with pytest.raises(SystemExit, match=r"three\.json is not a list of answers"):
+        main(["evaluate", "pairwise", "three.json"])
+    with pytest.raises(SystemExit, match=r"missing\.json does not exist"):
+        main(["evaluate", "pairwise", "missing.json"])
+    assert not ollama.chats
