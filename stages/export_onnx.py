@@ -1,21 +1,35 @@
-"""Export classifier, language model and instruction model to ONNX; gate on parity with PyTorch."""
+"""Export classifier, language model and instruction model to ONNX, whole and quantised. Parity with
+PyTorch gates publishing; what is quantised is published inside its budget."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from gptmill.data.spam import read_split
 from gptmill.data.tokens import TokenSplit
 from gptmill.files import atomic_folder, read_json, write_json
 from gptmill.onnx.export import export_classifier, export_language_model
-from gptmill.onnx.parity import measure_classifier, measure_language_model, require_parity
-from gptmill.params import load
-from gptmill.prompt import format_prompt
+from gptmill.onnx.parity import (
+    answered,
+    classifier_reference,
+    halves,
+    measure_classifier,
+    measure_language_model,
+    require_parity,
+)
+from gptmill.onnx.quantize import publish_within_budget, quantized
+from gptmill.params import Parameters, load
 from gptmill.tokenizer import load_tokenizer
 from gptmill.tracking import Stage
-from gptmill.weights.folder import load_prompt_style
 from stages import run
 
-PROMPTS = 8  # held-out texts that parity is measured on, by each language model
-PROMPT_TOKENS = 4096
+EXPORTS = {
+    "classifier": export_classifier,
+    "language_model": export_language_model,
+    "instructions": export_language_model,
+}
+PASSAGES = 32  # held-out texts that each language model is measured on
+PASSAGE_TOKENS = 8192  # of the split they are taken from
 
 
 def main(
@@ -30,43 +44,79 @@ def main(
 ) -> None:
     parameters = load()
     section = parameters.export_onnx
-    style = load_prompt_style(instructions)
-    held_out = TokenSplit(tokens, "validation").texts(
-        load_tokenizer(tokens / "tokenizer"), PROMPT_TOKENS
-    )
-    models = {"language_model": language_model, "instructions": instructions}
-    prompts = {
-        "language_model": held_out[:PROMPTS],
-        "instructions": [format_prompt(entry, style) for entry in read_json(entries)[:PROMPTS]],
+    models = {
+        "language_model": language_model,
+        "instructions": instructions,
+        "classifier": classifier,
     }
-    inputs = {**models, "classifier": classifier}
     with (
-        Stage("export_onnx", section.model_dump(), inputs) as stage,
+        Stage("export_onnx", section.model_dump(), models) as stage,
         atomic_folder(output) as folder,
     ):
-        export_classifier(classifier, folder / "classifier", opset=section.opset)
-        labelled = read_split(messages)
-        results = measure_classifier(
-            folder / "classifier",
-            classifier,
-            list(labelled["text"]),
-            list(labelled["label"]),
-            "classifier/",
-            parameters.runtime.threads,
-        )
         for name, model in models.items():
-            export_language_model(model, folder / name, opset=section.opset)
-            results |= measure_language_model(
-                folder / name,
-                model,
-                prompts[name],
-                section.greedy_steps,
-                f"{name}/",
-                parameters.runtime.threads,
-            )
+            EXPORTS[name](model, folder / name, opset=section.opset)
+        measures = _measures(parameters, models, folder, tokens, entries, messages)
+        results = {}
+        for name, measure in measures.items():
+            results |= measure(folder / name, prefix=f"{name}/")
         require_parity(results, section.tolerance)
+        for method in section.quantisation:
+            for name, measure in measures.items():
+                variant = f"{name}-{method}"
+                results |= publish_within_budget(
+                    partial(
+                        EXPORTS[name], models[name], opset=section.opset, layers=quantized(method)
+                    ),
+                    partial(measure, prefix=f"{variant}/"),
+                    folder / variant,
+                    section.budget,
+                    f"{variant}/",
+                )
         write_json(metrics, results)
         stage.metrics(results)
+
+
+def _measures(
+    parameters: Parameters,
+    models: dict[str, Path],
+    folder: Path,
+    tokens: Path,
+    entries: Path,
+    messages: Path,
+) -> dict[str, Callable[..., dict[str, float]]]:
+    """What each model's ONNX folders are measured with: held-out text, and PyTorch's answers."""
+    threads = parameters.runtime.threads
+    texts = TokenSplit(tokens, "validation").texts(
+        load_tokenizer(tokens / "tokenizer"), PASSAGE_TOKENS
+    )
+    passages = {
+        "language_model": halves(texts[:PASSAGES], models["language_model"]),
+        "instructions": answered(read_json(entries)[:PASSAGES], models["instructions"]),
+    }
+    measures = {
+        name: partial(
+            measure_language_model,
+            model_folder=models[name],
+            passages=found,
+            greedy_steps=parameters.export_onnx.greedy_steps,
+            threads=threads,
+        )
+        for name, found in passages.items()
+    }
+    labelled = read_split(messages)
+    classifier_texts = list(labelled["text"])
+    return {
+        **measures,
+        "classifier": partial(
+            measure_classifier,
+            reference=classifier_reference(
+                folder / "classifier", models["classifier"], classifier_texts
+            ),
+            texts=classifier_texts,
+            labels=list(labelled["label"]),
+            threads=threads,
+        ),
+    }
 
 
 if __name__ == "__main__":

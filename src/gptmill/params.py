@@ -219,10 +219,23 @@ class Respond(Section):
     sampling: Sampling
 
 
+class Budget(Section):
+    """How much worse than PyTorch a quantised model may be and still be published."""
+
+    perplexity_increase: float = Field(ge=0, description="relative: 0.01 is one per cent")
+    accuracy_loss: Fraction = Field(description="share of test texts: 0.005 is half a point")
+    greedy_agreement: Fraction = Field(description="least share of PyTorch's greedy tokens taken")
+
+
 class ExportOnnx(Section):
     opset: Annotated[int, Field(ge=20)] = Field(description="ONNX operator set; GELU needs 20")
     tolerance: float = Field(gt=0, description="largest logit difference to PyTorch")
     greedy_steps: Positive = Field(description="greedy tokens compared with PyTorch")
+    quantisation: list[Literal["weights8", "weights4", "dynamic8"]] = Field(
+        description="smaller variants of each model to try: weights of 8 or 4 bits in blocks, or "
+        "8-bit columns in standard operators alone"
+    )
+    budget: Budget = Field(description="what a variant may lose; outside it is not published")
 
 
 class Judge(Section):

@@ -33,7 +33,7 @@ CONTRACT = {
         for model in ("language_model", "instructions")
         for name in ("max_abs_difference", "greedy_agreement")
     ]
-    + ["classifier/max_abs_difference"],
+    + ["classifier/max_abs_difference", "classifier-weights8/published"],
     "judge": ["score/mean", "score/low", "score/high", "coverage", "backend"],
 }
 FOLDERS = [

@@ -12,6 +12,7 @@ import pytest
 
 from gptmill.errors import UserError
 from gptmill.report import build_report
+from gptmill.report.cards import cards
 from gptmill.report.charts import Series, figure, histogram, line_chart, log_ticks, ticks
 from gptmill.report.graph import dependencies, duration, layers, stages
 from gptmill.report.read import Results
@@ -125,7 +126,16 @@ def write_project(root: Path) -> None:
             "test/best_possible_accuracy": 0.95,
         },
         "respond": {"test/exact_match": 0.81, "test/chrf": 90.0, "stop_rate": 1.0},
-        "export_onnx": {"classifier/max_abs_difference": 2e-5, "classifier/greedy_agreement": 1.0},
+        "export_onnx": {
+            "classifier/max_abs_difference": 2e-5,
+            "language_model/max_abs_difference": 1e-5, "language_model/greedy_agreement": 1.0,
+            "classifier-weights8/max_abs_difference": 0.2,
+            "classifier-weights8/accuracy_loss": 0.001, "classifier-weights8/published": 1,
+            "language_model-weights4/max_abs_difference": 0.3,
+            "language_model-weights4/greedy_agreement": 0.93,
+            "language_model-weights4/perplexity_increase": 0.0111,
+            "language_model-weights4/published": 0,
+        },
         "judge": {
             "score/mean": 47.5, "score/low": 40.0, "score/high": 55.0, "coverage": 0.95,
             "backend": "reference", "family/sum/score": 20.0,
@@ -221,7 +231,7 @@ def test_what_is_absent_is_said_and_not_invented(tmp_path: Path) -> None:
     page = page_of(tmp_path)
     text = words(page)
     assert not page.faults
-    assert text.count("is not there: its stage has not run") == 6
+    assert text.count("is not there: its stage has not run") == 7
     assert "metrics/pretrain.json is not there" in text
     assert "plots/finetune_classifier/training.csv is not there" in text
     assert "plots/study/findings.json is not there" in text
@@ -325,3 +335,18 @@ def test_histograms_count_their_upper_limit() -> None:
     chart = histogram("scores", [0.0, 4.9, 5.0, 100.0], 20, (0.0, 100.0))
     assert "<title>0–5: 2</title>" in chart.svg
     assert "<title>95–100: 1</title>" in chart.svg
+
+
+def test_quantised_models_stand_apart_from_parity(project: Path) -> None:
+    parity, quantised = (
+        card
+        for card in cards(Results(project))
+        if card.title in ("ONNX parity", "Quantised models")
+    )
+    assert (parity.value, parity.state) == ("2.0e-05", "good")
+    assert "100% of greedy tokens" in parity.note
+    assert quantised.value == "1 of 2"
+    assert [(bar.name, bar.value) for bar in quantised.bars] == [
+        ("classifier-weights8", "-0.10 points"),
+        ("language model-weights4, not published", "+1.11%"),
+    ]

@@ -8,9 +8,9 @@
 """
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,40 +18,26 @@ from onnx import TensorProto
 
 from gptmill.errors import UserError
 from gptmill.onnx.graph import Graph, Layers, bias_inputs
+from gptmill.params import Budget
 
 BLOCK = 32  # weights that share a scale
 INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy level at which it multiplies in 8 bits
 MICROSOFT = "com.microsoft"
 
 
-@dataclass(frozen=True)
-class Budget:
-    """How much worse than float32 a quantised model may be and still be published.
-
-    Args:
-        perplexity_increase: relative, 0.01 is one per cent.
-        accuracy_loss: share of texts, 0.005 is half a point.
-        greedy_agreement: least mean share of greedy tokens before the first that differs.
-    """
-
-    perplexity_increase: float
-    accuracy_loss: float
-    greedy_agreement: float
-
-    def faults(self, measured: dict[str, float], prefix: str = "") -> list[str]:
-        """What of `parity`'s measurements is outside, in words; empty when all is inside."""
-        limits = {
-            "perplexity_increase": (self.perplexity_increase, 1),
-            "accuracy_loss": (self.accuracy_loss, 1),
-            "greedy_agreement": (self.greedy_agreement, -1),
-        }
-        return [
-            f"{prefix}{key} is {value:.4g}, the budget {limit:g}"
-            for key, (limit, sign) in limits.items()
-            # Written so that a NaN is outside.
-            if (value := measured.get(prefix + key, limit)) is not None
-            and not sign * value <= sign * limit
-        ]
+def faults(budget: Budget, measured: dict[str, float], prefix: str = "") -> list[str]:
+    """What of `parity`'s measurements is outside the budget, in words; empty if nothing is."""
+    limits = {
+        "perplexity_increase": (budget.perplexity_increase, 1),
+        "accuracy_loss": (budget.accuracy_loss, 1),
+        "greedy_agreement": (budget.greedy_agreement, -1),
+    }
+    return [
+        f"{key} is {measured[prefix + key]:.4g}, the budget {limit:g}"
+        for key, (limit, sign) in limits.items()
+        # Written so that a NaN is outside.
+        if prefix + key in measured and not sign * measured[prefix + key] <= sign * limit
+    ]
 
 
 def publish_within_budget(
@@ -68,7 +54,8 @@ def publish_within_budget(
         measure: `parity.measure_language_model` or `measure_classifier` of that folder.
 
     Returns:
-        What was measured, and `published`, 1 or 0. Outside the budget nothing is at `output`.
+        What was measured, and `published`, 1 or 0. Outside the budget nothing is at `output`,
+        and what is outside is said on standard error.
     """
     shutil.rmtree(output, ignore_errors=True)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -76,10 +63,12 @@ def publish_within_budget(
         candidate = Path(beside) / output.name
         write(candidate)
         measured = measure(candidate)
-        published = not budget.faults(measured, prefix)
-        if published:
+        outside = faults(budget, measured, prefix)
+        if outside:
+            print(f"{output.name} is not published: {'; '.join(outside)}", file=sys.stderr)
+        else:
             candidate.replace(output)
-    return {**measured, f"{prefix}published": int(published)}
+    return {**measured, f"{prefix}published": int(not outside)}
 
 
 def quantized(method: str) -> Layers:

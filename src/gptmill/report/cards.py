@@ -42,6 +42,7 @@ def cards(results: Results) -> list[Card]:
         ("Instructions", "metrics/respond.json", _instructions),
         ("Judge", "metrics/judge.json", _judge),
         ("ONNX parity", "metrics/export_onnx.json", _parity),
+        ("Quantised models", "metrics/export_onnx.json", _quantised),
         ("Cost", "timings/*.json", _cost),
     ]
     return [
@@ -149,12 +150,12 @@ def _parity(results: Results) -> Card | None:
     worst = {
         name.split("/")[0]: value
         for name, value in found.items()
-        if name.endswith("/max_abs_difference")
+        if name.endswith("/max_abs_difference") and f"{name.split('/')[0]}/published" not in found
     }
     if not worst:
         return None
     tolerance = results.parameters.get("export_onnx", {}).get("tolerance")
-    agreements = [v for name, v in found.items() if name.endswith("/greedy_agreement")]
+    agreements = [found[key] for name in worst if (key := f"{name}/greedy_agreement") in found]
     widest = max(worst.values())
     bars = [
         _bar(name.replace("_", " "), value, widest or 1, "c1", f"{value:.1e}")
@@ -167,6 +168,41 @@ def _parity(results: Results) -> Card | None:
         return Card("ONNX parity", f"{widest:.1e}", note, "plain", bars)
     state = "good" if widest <= tolerance else "short"
     return Card("ONNX parity", f"{widest:.1e}", f"{note}; {tolerance:g} is allowed", state, bars)
+
+
+def _quantised(results: Results) -> Card | None:
+    found = results.metrics.get("export_onnx", {})
+    variants = {
+        name.removesuffix("/published"): value
+        for name, value in found.items()
+        if name.endswith("/published")
+    }
+    if not variants:
+        return None
+    losses = {name: _loss(found, name) for name in variants}
+    widest = max(abs(loss) for loss, _ in losses.values()) or 1
+    bars = [
+        _bar(
+            name.replace("_", " ") + ("" if variants[name] else ", not published"),
+            abs(loss),
+            widest,
+            "c1" if variants[name] else "c2",
+            said,
+        )
+        for name, (loss, said) in losses.items()
+    ]
+    note = "published: smaller weights within the budget of params.yaml; the bars are what each "
+    note += "loses in perplexity or accuracy on held-out texts"
+    return Card("Quantised models", f"{sum(variants.values())} of {len(variants)}", note, bars=bars)
+
+
+def _loss(found: dict[str, Any], name: str) -> tuple[float, str]:
+    """What a variant loses, as a share, and in words."""
+    if f"{name}/accuracy_loss" in found:
+        loss = found[f"{name}/accuracy_loss"]
+        return loss, f"{-100 * loss:+.2f} points"
+    loss = found[f"{name}/perplexity_increase"]
+    return loss, f"{loss:+.2%}"
 
 
 def _cost(results: Results) -> Card | None:

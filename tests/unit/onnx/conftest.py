@@ -31,12 +31,25 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def make_language_model(tokenizer, tmp_path_factory) -> Callable[..., Path]:
-    def make(seed: int = 0, stop_tokens: list[int] | None = None, **changes) -> Path:
+    def make(
+        seed: int = 0,
+        stop_tokens: list[int] | None = None,
+        prompt_style: str | None = None,
+        context: int = CONTEXT,
+        **changes,
+    ) -> Path:
         sizes = {"layers": 2, "heads": 4, "width": 32, **changes}
-        model = GPT2(GPT2Config(tokenizer.vocabulary_size, CONTEXT, **sizes)).eval()
+        model = GPT2(GPT2Config(tokenizer.vocabulary_size, context, **sizes)).eval()
         randomise(model, seed)
         folder = tmp_path_factory.mktemp("model") / "language_model"
-        save_model(folder, model, tokenizer, provenance={}, stop_tokens=stop_tokens)
+        save_model(
+            folder,
+            model,
+            tokenizer,
+            provenance={},
+            stop_tokens=stop_tokens,
+            prompt_style=prompt_style,
+        )
         return folder
 
     return make
