@@ -75,7 +75,9 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
         context.on("request", lambda asked: request(asked.url))
         context.on("weberror", lambda error: faults.append(str(error.error)))
         for name, value in (storage or {}).items():
-            context.add_init_script(f"localStorage.setItem({name!r}, {value!r})")
+            # A frame in a sandbox has no storage.
+            script = f"try {{ localStorage.setItem({name!r}, {value!r}) }} catch {{}}"
+            context.add_init_script(script)
         page = context.new_page()
         page.on("websocket", lambda socket: request(socket.url))
         page.goto(address)

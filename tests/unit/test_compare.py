@@ -213,3 +213,11 @@ def test_cells_are_short() -> None:
     cells = [short(v) for v in (None, 1.0, 424957, 0.123456789, math.nan, "a" * 40, "reference")]
     assert cells == ["–", "1", "424,957", "0.12346", "nan", "a" * 10, "reference"]
     assert [signed(v) for v in (None, 0.0, 0.5, -2.0)] == ["–", "=", "+0.5", "-2"]
+
+
+def test_names_break_where_their_parts_meet_and_stay_text(tmp_path: Path) -> None:
+    sides = [Side(n, "made up", {}, {"a.b/c_d": 1.0, "<i>": 2.0}, {}, {}) for n in "AB"]
+    write_page(compare_sides(sides), tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert ">a.<wbr>b/<wbr>c_<wbr>d<" in text
+    assert ">&lt;i&gt;<" in text

@@ -306,6 +306,7 @@ def test_axes_have_round_numbers() -> None:
     assert ticks(0, 100) == [0, 20, 40, 60, 80, 100]
     assert ticks(0.93, 1.01) == pytest.approx([0.94, 0.96, 0.98, 1.0])
     assert log_ticks(0.9, 8) == [1, 1.5, 2, 3, 4, 5, 7]
+    assert log_ticks(4.8, 6.9) == [5, 5.5, 6, 6.5]
     assert log_ticks(1, 100) == [1, 2, 5, 10, 20, 50, 100]
 
 

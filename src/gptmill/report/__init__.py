@@ -1,11 +1,12 @@
 """The report: one HTML file of all that the pipeline measured, with no address outside itself."""
 
+import re
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from gptmill.files import atomic_file
 from gptmill.report import answers, cards, learning, spam
@@ -32,11 +33,16 @@ def build_report(root: Path, output: Path) -> None:
 def render(template: str, **values: object) -> str:
     """A template of this package with the house's style."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters["duration"] = duration
+    environment.filters |= {"duration": duration, "breakable": _breakable}
     folder = files("gptmill.report")
     style = Markup(folder.joinpath("style.css").read_text(encoding="utf-8"))
     text = folder.joinpath(template).read_text(encoding="utf-8")
     return environment.from_string(text).render(style=style, **values)
+
+
+def _breakable(name: str) -> Markup:
+    """A dotted or slashed name that may break where its parts meet."""
+    return Markup(re.sub(r"([./_])", r"\1<wbr>", str(escape(name))))
 
 
 def _content(results: Results) -> dict[str, object]:

@@ -121,13 +121,15 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2, 5 and their tens between two limits; powers of ten alone over many of them."""
+    """1, 2, 5 and their tens between two limits; powers of ten alone over many of them, and any
+    round values where limits are so close that too few of those lie between."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     many = math.log10(high / low) > 2.5
     fine = math.log10(high / low) < 1.2
     digits = (1,) if many else (1, 1.5, 2, 3, 4, 5, 7) if fine else (1, 2, 5)
     found = [digit * 10.0**decade for decade in decades for digit in digits]
-    return [value for value in found if low * 0.999 <= value <= high * 1.001]
+    inside = [value for value in found if low * 0.999 <= value <= high * 1.001]
+    return inside if len(inside) > 2 else ticks(low, high)
 
 
 def figure(value: float) -> str:

@@ -107,6 +107,8 @@ def compare(references: Sequence[str]) -> Comparison:
 def compare_sides(sides: Sequence[Side]) -> Comparison:
     """The comparison of sides that are open."""
     metrics = _rows(sides, lambda side: side.metrics)
+    # What all sides measured can be compared, so it comes first.
+    metrics.sort(key=lambda row: None in row.values)
     experiments = group_repetitions(sides)
     return Comparison(
         list(sides),

@@ -103,7 +103,9 @@ class Delivery:
 
     def _create_child(self, run: str, start: Event) -> str:
         tags = {RUN: run, "stage": start["stage"], "mlflow.parentRunId": self._parent(start)}
-        self._runs[run] = self._create(start["stage"], start["time"], tags)
+        # Curves of two executions are told apart by the names of their runs.
+        name = f"{start['stage']}, {start['execution']['name']}"
+        self._runs[run] = self._create(name, start["time"], tags)
         return self._runs[run]
 
     def _parent(self, start: Event) -> str:
