@@ -12,17 +12,29 @@ Edges = dict[str, set[str]]
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of one drawing: a node's box, and the gaps along and across the flow."""
+    """Sizes of one drawing: a node's box, the gaps along and across the flow, and what a line that
+    passes by takes across it."""
 
     down: bool
     width: int
     height: int
     along: int
     across: int
+    passing: int
+
+    @property
+    def size(self) -> int:
+        """A box across the flow."""
+        return self.width if self.down else self.height
+
+    @property
+    def step(self) -> int:
+        """From layer to layer."""
+        return (self.height if self.down else self.width) + self.along
 
 
-WIDE = Shape(down=False, width=104, height=52, along=34, across=20)
-NARROW = Shape(down=True, width=104, height=52, along=26, across=14)
+WIDE = Shape(down=False, width=104, height=52, along=34, across=20, passing=16)
+NARROW = Shape(down=True, width=104, height=52, along=26, across=14, passing=10)
 
 
 def stages(pipeline: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
@@ -100,8 +112,9 @@ def draw(pipeline: Mapping[str, Any], seconds: Mapping[str, float], shape: Shape
         for name, place in places.items()
         if name in needs
     ]
-    width = max(x for x, _ in places.values()) + shape.width + 2
-    height = max(y for _, y in places.values()) + shape.height + 2
+    across = max(_breadth(row, shape) for row in rows) + 2
+    along = len(rows) * shape.step - shape.along + 2
+    width, height = (across, along) if shape.down else (along, across)
     text = "; ".join(_sentence(name, needs, seconds) for name in needs)
     return Markup(
         f'<svg class="graph {"narrow" if shape.down else "wide"}" viewBox="0 0 {width} {height}" '
@@ -162,18 +175,27 @@ def _centre(name: str, above: list[str], needs: Edges) -> float:
     return sum(i - middle for i in found) / len(found) if found else 0.0
 
 
+def _room(name: str, shape: Shape) -> int:
+    return shape.passing if name.startswith("|") else shape.size
+
+
+def _breadth(row: list[str], shape: Shape) -> int:
+    return sum(_room(name, shape) for name in row) + (len(row) - 1) * shape.across
+
+
 def _places(rows: list[list[str]], shape: Shape) -> dict[str, tuple[float, float]]:
-    """The upper left corner of every box; a passing line's place is keyed by layer too."""
-    size, gap = (shape.width, shape.across) if shape.down else (shape.height, shape.across)
-    step = (shape.height if shape.down else shape.width) + shape.along
-    most = max(len(row) for row in rows)
+    """The upper left corner of every box; a passing line's place is keyed by layer too, and is
+    that of a box with the line through its middle."""
+    broadest = max(_breadth(row, shape) for row in rows)
     places = {}
     for i, row in enumerate(rows):
-        start = (most - len(row)) * (size + gap) / 2
-        for j, name in enumerate(row):
-            across, along = start + j * (size + gap) + 1, i * step + 1
+        across, along = 1 + (broadest - _breadth(row, shape)) / 2, i * shape.step + 1
+        for name in row:
+            room = _room(name, shape)
             key = f"{name} {i}" if name.startswith("|") else name
-            places[key] = (across, along) if shape.down else (along, across)
+            corner = across + (room - shape.size) / 2
+            places[key] = (corner, along) if shape.down else (along, corner)
+            across += room + shape.across
     return places
 
 
