@@ -8,7 +8,7 @@ export DVC_NO_ANALYTICS := true
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test browser ui clean
+.PHONY: help setup repro test browser docs ui clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -22,7 +22,7 @@ $(VENV)/pipeline: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/test: $(VENV)/pipeline
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serve,test]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serve,docs,test]'
 	@touch $@
 
 setup: $(VENV)/pipeline ## virtual environment with pinned packages
@@ -48,6 +48,10 @@ test: $(VENV)/test browser ## ruff and every test
 	ruff check .
 	ruff format --check .
 	python -m pytest -q -n 2 --dist loadfile
+
+docs: $(VENV)/test ## the documentation, into site/
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	@echo "docs:  $(CURDIR)/site/index.html"
 
 ui: $(VENV)/pipeline ## MLflow on loopback
 	gptmill track ui

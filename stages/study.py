@@ -5,7 +5,6 @@ from pathlib import Path
 from gptmill.data.tokens import TokenSplit
 from gptmill.engine.runtime import open_runtime
 from gptmill.files import atomic_folder, write_json
-from gptmill.model.gpt2 import GPT2
 from gptmill.params import load
 from gptmill.study import Subject, study
 from gptmill.study.draw import save
@@ -13,6 +12,7 @@ from gptmill.study.finding import Finding
 from gptmill.tokenizer import load_tokenizer
 from gptmill.tracking import Stage
 from gptmill.weights.folder import load_language_model
+from gptmill.weights.foundation import starting_model
 from stages import run, write_rows
 
 
@@ -20,12 +20,13 @@ def main(pretrained: Path, tokens: Path, metrics: Path, plots: Path) -> None:
     parameters = load()
     section, seed = parameters.study, parameters.runtime.seed
     open_runtime(**dict(parameters.runtime))
-    model = load_language_model(pretrained)
-    start = parameters.pretrain
+    tokenizer = load_tokenizer(pretrained)
+    # Right after seeding, as the stage `pretrain` does it: the very weights that it began with.
+    began, _ = starting_model(parameters.pretrain, tokenizer)
     subject = Subject(
-        trained=model,
-        began=GPT2(model.config, start.initial_deviation, start.embedding_deviation).eval(),
-        tokenizer=load_tokenizer(pretrained),
+        trained=load_language_model(pretrained),
+        began=began.eval(),
+        tokenizer=tokenizer,
         training=TokenSplit(tokens, "train"),
         validation=TokenSplit(tokens, "validation"),
     )
