@@ -18,6 +18,7 @@ from gptmill.onnx.parity import (
     require_parity,
 )
 from gptmill.onnx.quantize import publish_within_budget, quantized
+from gptmill.onnx.served import content_hashes
 from gptmill.params import Parameters, load
 from gptmill.tokenizer import load_tokenizer
 from gptmill.tracking import Stage
@@ -27,6 +28,12 @@ EXPORTS = {
     "classifier": export_classifier,
     "language_model": export_language_model,
     "instructions": export_language_model,
+}
+# What the registry compares versions by, and whether higher is better.
+TESTED = {
+    "classifier": ("accuracy", True),
+    "language_model": ("perplexity", False),
+    "instructions": ("perplexity", False),
 }
 PASSAGES = 32  # held-out texts that each language model is measured on
 PASSAGE_TOKENS = 8192  # of the split they are taken from
@@ -74,6 +81,15 @@ def main(
                 )
         write_json(metrics, results)
         stage.metrics(results)
+        data = {"classifier": messages, "language_model": tokens, "instructions": entries}
+        for name, (metric, higher_is_better) in TESTED.items():
+            reference = {
+                "task": "classify" if name == "classifier" else "generate",
+                "path": (output / name).as_posix(),
+                "files": content_hashes(folder / name),
+            }
+            measured = (metric, results[f"{name}/{metric}"], higher_is_better)
+            stage.model(f"gptmill-{name.replace('_', '-')}", reference, measured, data[name])
 
 
 def _measures(

@@ -231,7 +231,7 @@ def test_what_is_absent_is_said_and_not_invented(tmp_path: Path) -> None:
     page = page_of(tmp_path)
     text = words(page)
     assert not page.faults
-    assert text.count("is not there: its stage has not run") == 7
+    assert text.count("is not there: its stage has not run") == 8
     assert "metrics/pretrain.json is not there" in text
     assert "plots/finetune_classifier/training.csv is not there" in text
     assert "plots/study/findings.json is not there" in text
@@ -351,3 +351,11 @@ def test_quantised_models_stand_apart_from_parity(project: Path) -> None:
         ("classifier-weights8", "-0.10 points"),
         ("language model-weights4, not published", "+1.11%"),
     ]
+
+
+def test_the_registrys_decisions_are_shown_with_their_reasons(project: Path) -> None:
+    decision = {"version": 3, "champion": 2, "why": "accuracy 0.8 is not better than 0.9"}
+    write(project / ".state/registry.json", {"gptmill-classifier": decision})
+    (card,) = (card for card in cards(Results(project)) if card.title == "Registry")
+    assert card.value == "0 of 1 champions"
+    assert "version 3, champion 2 (accuracy 0.8 is not better than 0.9)" in card.note

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from gptmill.files import read_json
 from gptmill.report.charts import figure
 from gptmill.report.graph import duration
 from gptmill.report.read import Results, perplexity
@@ -43,6 +44,7 @@ def cards(results: Results) -> list[Card]:
         ("Judge", "metrics/judge.json", _judge),
         ("ONNX parity", "metrics/export_onnx.json", _parity),
         ("Quantised models", "metrics/export_onnx.json", _quantised),
+        ("Registry", ".state/registry.json", _registry),
         ("Cost", "timings/*.json", _cost),
     ]
     return [
@@ -203,6 +205,21 @@ def _loss(found: dict[str, Any], name: str) -> tuple[float, str]:
         return loss, f"{-100 * loss:+.2f} points"
     loss = found[f"{name}/perplexity_increase"]
     return loss, f"{loss:+.2%}"
+
+
+def _registry(results: Results) -> Card | None:
+    """What MLflow's registry made of the models, and why."""
+    path = results.root / ".state/registry.json"
+    decisions = read_json(path) if path.exists() else {}
+    if not decisions:
+        return None
+    champions = [d for d in decisions.values() if d["champion"] == d["version"]]
+    said = [
+        f"{name}: version {decision['version']}, champion {decision['champion']} ({decision['why']})"
+        for name, decision in decisions.items()
+    ]
+    value = f"{len(champions)} of {len(decisions)} champions"
+    return Card("Registry", value, f"in MLflow's registry. {'; '.join(said)}")
 
 
 def _cost(results: Results) -> Card | None:

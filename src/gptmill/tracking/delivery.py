@@ -15,6 +15,7 @@ from typing import Any
 
 from gptmill.tracking.address import database_path, project_root
 from gptmill.tracking.journal import Event, Journal
+from gptmill.tracking.registry import register
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # A server that stops answering in the middle must not hold a stage: the journal has it all.
@@ -31,7 +32,7 @@ class Delivery:
     """A connection to one tracking address; importing mlflow takes the second this costs."""
 
     def __init__(self, address: str) -> None:
-        for name in ("alembic", "mlflow.store.db.utils"):
+        for name in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
             logging.getLogger(name).setLevel(logging.WARNING)
         with _initialising(address):
             from mlflow import MlflowClient
@@ -68,6 +69,8 @@ class Delivery:
                 path = Path(event["path"])
                 if path.exists():
                     self._send_file(child, path, event["folder"])
+            elif event["kind"] == "model":
+                register(self.client, child, event)
             elif event["kind"] == "end":
                 self._send_end(child, parent, event)
 

@@ -1,5 +1,7 @@
 """A stage as a `with` block: what it logs is journalled at once and delivered beside its work."""
 
+import hashlib
+import json
 import os
 import signal
 import sys
@@ -11,8 +13,8 @@ from socket import gethostname
 from types import FrameType, TracebackType
 from typing import Any
 
-from gptmill.files import atomic_file, read_json, write_json
-from gptmill.tracking.address import tracking_address, without_password
+from gptmill.files import atomic_file, read_json, sha256_tree, write_json
+from gptmill.tracking.address import project_root, tracking_address, without_password
 from gptmill.tracking.courier import Courier
 from gptmill.tracking.journal import Journal, now
 from gptmill.tracking.lineage import (
@@ -102,6 +104,36 @@ class Stage:
         tags = {f"output.{name}": value["sha256"] for name, value in hashes.items()}
         paths = {f"output.{name}.path": value["path"] for name, value in hashes.items()}
         self._journal.append({"kind": "tags", "values": tags | paths})
+
+    def model(
+        self,
+        name: str,
+        reference: dict[str, Any],
+        metric: tuple[str, float, bool],
+        tested_on: Path,
+    ) -> None:
+        """A model for the registry: its bytes stay where they are.
+
+        Args:
+            name: of the registered model.
+            reference: what `gptmill.onnx.served` finds it by: `task`, `path` in the project and
+                `files`, their MD5 by name.
+            metric: name, value on test data, and whether higher is better.
+            tested_on: that data; only figures on the same data decide about the champion.
+        """
+        digest = hashlib.sha256(json.dumps(reference["files"], sort_keys=True).encode())
+        self._journal.append(
+            {
+                "kind": "model",
+                "name": name,
+                "reference": {**reference, "root": str(project_root())},
+                "content": digest.hexdigest(),
+                "metric": metric[0],
+                "value": metric[1],
+                "higher_is_better": metric[2],
+                "tested_on": sha256_tree(tested_on),
+            }
+        )
 
     def summarise(self, metrics: Path, lock: Path) -> None:
         """Give the execution what stages left that did not have to run again: every file of
