@@ -215,8 +215,8 @@ def _registry(results: Results) -> Card | None:
         return None
     champions = [d for d in decisions.values() if d["champion"] == d["version"]]
     said = [
-        f"{name}: version {decision['version']}, champion {decision['champion']} ({decision['why']})"
-        for name, decision in decisions.items()
+        f"{name}: version {found['version']}, champion {found['champion']} ({found['why']})"
+        for name, found in decisions.items()
     ]
     value = f"{len(champions)} of {len(decisions)} champions"
     return Card("Registry", value, f"in MLflow's registry. {'; '.join(said)}")
