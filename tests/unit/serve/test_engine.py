@@ -210,8 +210,10 @@ def test_a_listener_that_raises_harms_nobody(start_engine):
     def deaf(event) -> None:
         raise RuntimeError("the event loop is closed")
 
-    engine.submit(Request([1], SamplingOptions(), CONTEXT, FAR, deaf))
-    assert Listener(engine, [1], SamplingOptions(max_new_tokens=5)).result()
+    listener = Listener(engine, [1], SamplingOptions(max_new_tokens=400))
+    for deadline in (FAR, 0):
+        engine.submit(Request([1], SamplingOptions(), CONTEXT, deadline, deaf))
+    assert len(listener.result()[1].ids) == 400
     eventually(lambda: not engine._live)
 
 
