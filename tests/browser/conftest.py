@@ -14,7 +14,7 @@ from threading import Thread
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 HERE = Path(__file__).parent
 SCREENSHOTS = Path("screenshots")
@@ -32,6 +32,9 @@ FLAGS = [
     # Whatever a page asks for elsewhere has no address, so it fails instead of leaving.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
+
+PATIENCE = 30_000  # ms: a busy machine is slow, not wrong
+expect.set_options(timeout=PATIENCE)
 
 OpenPage = Callable[..., Page]
 
@@ -70,7 +73,7 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
 
     def open_page(address: str, *, storage: dict[str, str] | None = None, **options) -> Page:
         context = browser.new_context(**{**DESK, **options})
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(PATIENCE)
         contexts.append(context)
         context.on("request", lambda asked: request(asked.url))
         context.on("weberror", lambda error: faults.append(str(error.error)))
