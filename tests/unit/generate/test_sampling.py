@@ -31,6 +31,7 @@ def kept(**options: float) -> dict[int, float]:
         ({"top_p": 0.7}, {1: 0.4 / 0.85, 3: 0.25 / 0.85, 4: 0.2 / 0.85}),
         ({"top_p": 0.0}, {1: 1.0}),
         ({"min_p": 0.45}, {1: 0.4 / 0.85, 3: 0.25 / 0.85, 4: 0.2 / 0.85}),
+        ({"min_p": 1.0}, {1: 1.0}),
         # top-p counts what top-k left: 0.4 of 0.65 is enough for 0.6, of 1 it would not be.
         ({"top_k": 2, "top_p": 0.6}, {1: 1.0}),
         ({"temperature": 0.0}, {1: 1.0}),
