@@ -77,7 +77,7 @@ def source_page(path: Path, name: str) -> str:
     text = path.read_text(encoding="utf-8").rstrip("\n")
     language = LANGUAGES.get(path.suffix, "text")
     fence = "~" * 12
-    title = f"---\nsearch:\n  exclude: true\n---\n\n# {name}\n\n"
+    title = f"---\nhide: [toc]\nsearch:\n  exclude: true\n---\n\n# {name}\n\n"
     return f'{title}{fence} {{.{language} linenums="1"}}\n{text}\n{fence}\n'
 
 

@@ -40,8 +40,12 @@ def study(subject: Subject, section: Study, seed: int) -> list[Finding]:
     On one thread of the CPU: the models are so small that a second costs more than it brings,
     and the same numbers come out whatever `runtime.threads` says.
     """
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    return [*_of_text(subject, section, seed), *_of_the_model(subject, section, seed)]
+    try:
+        return [*_of_text(subject, section, seed), *_of_the_model(subject, section, seed)]
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _of_text(subject: Subject, section: Study, seed: int) -> list[Finding]:

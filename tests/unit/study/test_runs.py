@@ -1,5 +1,7 @@
 """The small trainings: each curve gets the verdict it is set up for; both objectives learn."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -13,8 +15,12 @@ TEXTS = [story.text for story in stories(seed=1, count=400)]
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
+def one_thread() -> Iterator[None]:
+    """As the study has it: between many tests, threads of small products wait for each other."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def test_four_runs_get_the_verdicts_they_are_set_up_for() -> None:

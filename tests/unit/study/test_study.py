@@ -1,0 +1,70 @@
+"""The whole study on a model unlike the default: letters, no positions, no biases, ReLU."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from gptmill.data.corpus import plan_splits, write_documents
+from gptmill.data.embedded.stories import stories
+from gptmill.data.tokens import TokenSplit, write_tokens
+from gptmill.model.gpt2 import GPT2, GPT2Config
+from gptmill.params import Study
+from gptmill.study import Subject, study
+from gptmill.study.finding import Finding, small
+from gptmill.tokenizer import train_vocabulary
+from stages.study import write_findings
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory: pytest.TempPathFactory) -> list[Finding]:
+    root = tmp_path_factory.mktemp("study")
+    told = list(stories(seed=1, count=60))
+    (root / "corpus").mkdir()
+    write_documents(told, root / "corpus/documents.jsonl")
+    tokenizer = train_vocabulary([story.text for story in told], "character", 100)
+    plan = plan_splits(root / "corpus", validation_fraction=0.3, test_fraction=0.0, seed=1)
+    write_tokens(root / "corpus", tokenizer, root / "tokens", plan=plan, shard_tokens=10**6)
+    torch.manual_seed(0)
+    config = GPT2Config(
+        tokenizer.vocabulary_size, 16, 1, 2, 16,
+        bias=False, activation="relu", tied_head=False, positions="none",
+    )  # fmt: skip
+    subject = Subject(
+        GPT2(config, 0.3, 0.3).eval(),
+        GPT2(config).eval(),
+        tokenizer,
+        TokenSplit(root / "tokens", "train"),
+        TokenSplit(root / "tokens", "validation"),
+    )
+    return study(subject, Study(tokens=900, sentence_tokens=24, steps=20), seed=1)
+
+
+def test_every_chapter_of_the_model_is_found(findings: list[Finding]) -> None:
+    assert {finding.chapter for finding in findings} == {1, 2, 3, 4, 5, 7}
+    names = [finding.name for finding in findings]
+    assert len(set(names)) == len(names) == 16
+    captions = {finding.name: finding.caption for finding in findings}
+    assert "no position embedding" in captions["embeddings"]
+    assert not any(caption.endswith(".") for caption in captions.values())
+
+
+def test_a_sentence_fits_the_context(findings: list[Finding]) -> None:
+    (reach,) = [finding for finding in findings if finding.name == "attention_reach"]
+    assert reach.metrics["last_sees_tokens"] == 15  # with end-of-text before it, 16
+
+
+def test_files_are_named_after_their_findings(findings: list[Finding], tmp_path: Path) -> None:
+    write_findings(tmp_path / "plots", findings)
+    written = json.loads((tmp_path / "plots/findings.json").read_text())
+    assert [entry["name"] for entry in written] == [finding.name for finding in findings]
+    for finding in findings:
+        assert (tmp_path / f"plots/{finding.name}.png").read_bytes().startswith(b"\x89PNG")
+        assert len((tmp_path / f"plots/{finding.name}.csv").read_text().splitlines()) > 1
+    # Times are not among what is hashed.
+    assert not [p for p in (tmp_path / "plots").glob("*.csv") if "seconds" in p.read_text()]
+
+
+def test_differences_near_nothing() -> None:
+    assert [small(1.19e-7), small(0.0)] == ["1e-07", "0"]
