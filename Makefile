@@ -22,7 +22,7 @@ $(VENV)/pipeline: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/test: $(VENV)/pipeline
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serve,docs,test]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serve,docs,sweep,test]'
 	@touch $@
 
 setup: $(VENV)/pipeline ## virtual environment with pinned packages

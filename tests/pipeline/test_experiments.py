@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -9,10 +10,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from mlflow import MlflowClient
 
 from gptmill.errors import UserError
+from gptmill.files import read_json
 from gptmill.sweep.cases import Sweep
 from gptmill.sweep.experiments import dvc, experiments, failure, queue, work_off
+from tests.pipeline.conftest import clone
 
 # The loss follows from seed and learning rate; while the file `stop` is there, one case fails and
 # another never ends.
@@ -153,3 +157,37 @@ def test_a_stage_runs_the_code_beside_it(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout.strip() == str(tmp_path / "src/gptmill/__init__.py")
+
+
+@pytest.mark.slow
+def test_a_killed_study_of_the_real_stage_ends_as_if_nothing_was(tmp_path: Path) -> None:
+    """Two trials of pretraining; the first, which is params.yaml, is killed after a checkpoint."""
+    project = clone(tmp_path)
+    project.set_parameters({"pretrain.steps": 60})
+    project.run("dvc", "repro", "tokenize")
+    tune = ("python", "-m", "gptmill.cli", "tune", "pretrain", "--trials", "2")
+    process = project.start(*tune)
+    deadline = time.monotonic() + 240
+    while not list(tmp_path.glob(".state/pretrain/*/state.pt")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    said = project.run(*tune).stdout
+    assert "dvc exp run -S" in said
+    first = said.splitlines()[1]
+    project.run("dvc", "repro", "pretrain")
+    straight = read_json(tmp_path / "metrics/pretrain.json")["validation/loss"]
+    assert first.startswith(f"  validation/loss {straight:.4g} "), said
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("gptmill").experiment_id
+    runs = client.search_runs([experiment])
+    (study,) = [run for run in runs if run.info.run_name == "study pretrain"]
+    trials = [run for run in runs if run.info.run_name.startswith("trial ")]
+    assert sorted(run.info.run_name for run in trials) == ["trial 0", "trial 1"], "reopened"
+    assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {study.info.run_id}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    curve = client.get_metric_history(study.info.run_id, "pretrain/validation/loss")
+    assert [point.step for point in curve] == [0, 1]
+    assert curve[0].value == straight

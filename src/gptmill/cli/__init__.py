@@ -41,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         evaluate.add_evaluate,
         experiments.add_seeds,
         experiments.add_sweep,
+        experiments.add_tune,
         project.add_export,
         project.add_params,
         project.add_profile,

@@ -1,4 +1,4 @@
-"""`gptmill seeds`, `sweep`: many runs of the pipeline as DVC experiments, and what they say."""
+"""`gptmill seeds`, `sweep`, `tune`: many runs of the pipeline, and what they say."""
 
 import argparse
 import os
@@ -11,7 +11,11 @@ from gptmill.errors import UserError
 if TYPE_CHECKING:
     from gptmill.sweep.cases import Sweep
 
-SUMMARIES = Path("report/sweeps")
+SUMMARIES, STUDIES, SEARCHES = (
+    Path("report/sweeps"),
+    Path("report/studies"),
+    Path("profiles/search"),
+)
 
 
 def add_seeds(commands: argparse._SubParsersAction) -> None:
@@ -72,6 +76,48 @@ def sweep(options: argparse.Namespace) -> None:
     if options.seeds is not None:
         found = found.model_copy(update={"seeds": _seeds(options.seeds)})
     _run(found, options)
+
+
+def add_tune(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(
+        commands,
+        "tune",
+        tune,
+        "Search for better parameters of a stage with Optuna. The study is kept, so the same "
+        "command goes on where it was cut off; in MLflow each trial is a child of the study.",
+    )
+    parser.add_argument("stage", choices=["pretrain", "finetune_classifier"])
+    parser.add_argument("--trials", type=int, default=20, help="in all, earlier calls counted")
+    parser.add_argument("--timeout", type=float, help="begin no trial after so many seconds")
+    parser.add_argument("--study", help="name of the study (that of the stage)")
+    parser.add_argument("--search", type=Path, help=f"search file ({SEARCHES}/STAGE.yaml)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="parameter of every trial"
+    )
+
+
+def tune(options: argparse.Namespace) -> None:
+    """Run the study, print the best parameters as an experiment, draw the history."""
+    try:
+        from gptmill.sweep.search import read_search
+        from gptmill.sweep.study import Study
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is missing: pip install '.[sweep]'") from None
+    from gptmill.params import PARAMS_FILE, parse, read_yaml
+    from gptmill.sweep.cases import merged
+
+    parameters = merged(read_yaml(PARAMS_FILE), dict(map(_assignment, options.set)))
+    parse(parameters, "params.yaml with --set")
+    search = read_search(options.search or SEARCHES / f"{options.stage}.yaml", parameters)
+    study = Study(options.study or options.stage, options.stage, search, parameters)
+    study.run(options.trials, options.timeout)
+    if study.best is None:
+        print("no trial has finished")
+        return
+    image = STUDIES / f"{study.study.study_name}.png"
+    study.plot(image)
+    print(f"\nbest {search.objective} {study.best.value:.5g}; to run it as an experiment:")
+    print(f"  {study.command()}\n{image}")
 
 
 def _add_queue_options(parser: argparse.ArgumentParser) -> None:

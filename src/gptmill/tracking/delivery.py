@@ -56,11 +56,12 @@ class Delivery:
             journal.remove()
 
     def _send(self, journal: Journal, child: str, events: list[Event]) -> None:
-        parent = self._parent(self._latest_start(journal))
+        start = self._latest_start(journal)
+        parent, trial = self._parent(start), start["tags"].get("trial", "")
         for event in events:
             if event["kind"] == "start":
                 self._send_start(child, parent, event)
-        self._send_points(child, parent, events)
+        self._send_points(child, parent, events, int(trial or 0))
         self._send_tags(child, parent, events)
         if any(event["kind"] == "text" for event in events):
             self._send_texts(child, journal)
@@ -72,7 +73,9 @@ class Delivery:
             elif event["kind"] == "model":
                 register(self.client, child, event)
             elif event["kind"] == "end":
-                self._send_end(child, parent, event)
+                self._send_end(child, event)
+                if not trial:  # of trials some are stopped early: their study ends by itself
+                    self._send_status(parent, event)
 
     # --- runs
 
@@ -106,8 +109,10 @@ class Delivery:
 
     def _create_child(self, run: str, start: Event) -> str:
         tags = {RUN: run, "stage": start["stage"], "mlflow.parentRunId": self._parent(start)}
+        trial = start["tags"].get("trial")
+        what = f"trial {trial}" if trial else start["stage"]
         # Curves of two executions are told apart by the names of their runs.
-        name = f"{start['stage']}, {start['execution']['name']}"
+        name = f"{what}, {start['execution']['name']}"
         self._runs[run] = self._create(name, start["time"], tags)
         return self._runs[run]
 
@@ -161,7 +166,8 @@ class Delivery:
         if datasets:
             self.client.log_inputs(run, datasets)
 
-    def _send_points(self, child: str, parent: str, events: list[Event]) -> None:
+    def _send_points(self, child: str, parent: str, events: list[Event], trial: int) -> None:
+        """Curves to the child; final values to the parent, in a study as a curve over trials."""
         from mlflow.entities import Metric
 
         points, summary = [], []
@@ -174,7 +180,7 @@ class Delivery:
                     points.append(Metric(name, value, event["time"], event["step"]))
                     if event["kind"] == "summary":
                         name = f"{event['stage']}/{name}"
-                        summary.append(Metric(name, value, event["time"], 0))
+                        summary.append(Metric(name, value, event["time"], trial))
         for run, metrics in ((child, points), (parent, summary)):
             for batch in _batches(metrics, BATCH):
                 self.client.log_batch(run, metrics=batch)
@@ -216,12 +222,14 @@ class Delivery:
         else:
             self.client.log_artifact(child, str(path), folder or None)
 
-    def _send_end(self, child: str, parent: str, event: Event) -> None:
-        """Close the run; the execution is as its worst stage, open only while a stage runs."""
-        status, stage = event["status"], event["stage"]
+    def _send_end(self, child: str, event: Event) -> None:
         if event["error"]:
             self.client.set_tag(child, "error", event["error"])
-        self.client.set_terminated(child, status, event["time"])
+        self.client.set_terminated(child, event["status"], event["time"])
+
+    def _send_status(self, parent: str, event: Event) -> None:
+        """Close the execution: it is as its worst stage, open only while a stage runs."""
+        status, stage = event["status"], event["stage"]
         tag = self.client.get_run(parent).data.tags.get(FAILED, "")
         others = [entry for entry in tag.split(", ") if entry and not entry.startswith(f"{stage} ")]
         failed = ", ".join(others if status == "FINISHED" else [*others, f"{stage} ({status})"])

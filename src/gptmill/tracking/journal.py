@@ -130,6 +130,21 @@ class Journal:
                 self._file.write(b"\n")
 
 
+def points_of(pid: int, name: str) -> dict[int, float]:
+    """A curve by step, as far as a process that is at work has journalled it."""
+    for path in journal_folder().glob("*.jsonl"):
+        try:
+            events = [json.loads(line) for line in path.read_bytes().splitlines(keepends=True)
+                      if line.endswith(b"}\n")]  # fmt: skip
+        except (FileNotFoundError, json.JSONDecodeError):
+            continue
+        starts = [event for event in events if event["kind"] == "start"]
+        if starts and starts[-1]["pid"] == pid:
+            points = [event for event in events if event["kind"] == "points"]
+            return {p["step"]: p["values"][name] for p in points if name in p["values"]}
+    return {}
+
+
 def ownerless_journals() -> Iterator[Journal]:
     """Every journal that is not settled and whose writer is gone, locked, oldest first."""
     for path in sorted(journal_folder().glob("*.jsonl"), key=_modified):

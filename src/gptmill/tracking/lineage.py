@@ -19,8 +19,10 @@ from gptmill.files import sha256_tree
 from gptmill.params import PARAMS_FILE, read_yaml
 
 # What decides a result: a changed README, or metrics that the pipeline itself rewrites, do not.
-DECISIVE = ["src", "stages", "dvc.yaml", "params.yaml"]
+DECISIVE = [":/src", ":/stages", ":/dvc.yaml"]
 ANSWERS = ("data/responses", "data/judgements")
+# Set for a trial of a study: the study's execution as JSON, and the trial's number.
+STUDY, TRIAL = "GPTMILL_STUDY", "GPTMILL_TRIAL"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,10 @@ class Execution:
 
 
 def current_execution(run: str, profile: str, started: int) -> Execution:
-    """The execution of the nearest `dvc` above this process; a stage run by hand is its own."""
+    """The study whose trial this is, else the execution of the nearest `dvc` above this process;
+    a stage run by hand is its own."""
+    if study := os.environ.get(STUDY):
+        return Execution(**json.loads(study))
     experiment = os.environ.get("DVC_EXP_NAME", "")
     dvc = nearest_dvc()
     if dvc is None:
@@ -144,10 +149,11 @@ def lineage_tags(parameters: dict[str, Any]) -> dict[str, str]:
     tags = {
         "git_commit": commit,
         "mlflow.source.git.commit": commit,
-        "git_dirty": str(bool(git("status", "--porcelain", "--", *DECISIVE))).lower(),
+        "git_dirty": str(is_dirty()).lower(),
         "git_branch": git("rev-parse", "--abbrev-ref", "HEAD"),
         "params_hash": hashlib.sha256(values.encode()).hexdigest()[:16],
         "dvc_experiment": os.environ.get("DVC_EXP_NAME", ""),
+        "trial": os.environ.get(TRIAL, ""),
         "profile": str(parameters.get("profile", "")),
         "host": socket.gethostname(),
         "mlflow.user": os.environ.get("USER", ""),
@@ -155,6 +161,17 @@ def lineage_tags(parameters: dict[str, Any]) -> dict[str, str]:
         "python": platform.python_version(),
     }
     return {name: value for name, value in tags.items() if value}
+
+
+def is_dirty() -> bool:
+    """Whether code or parameters differ from the commit.
+
+    Parameters by content: in an experiment's checkout DVC rewrites params.yaml within the second
+    of the checkout, and git, which goes by time and size, may not notice that 1 became 2.
+    """
+    parameters = PARAMS_FILE.read_text(encoding="utf-8").strip() if PARAMS_FILE.exists() else ""
+    committed = git("show", f"HEAD:./{PARAMS_FILE}")
+    return parameters != committed or bool(git("status", "--porcelain", "--", *DECISIVE))
 
 
 def device_tags() -> dict[str, str]:

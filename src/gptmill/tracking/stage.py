@@ -18,6 +18,7 @@ from gptmill.tracking.address import project_root, tracking_address, without_pas
 from gptmill.tracking.courier import Courier
 from gptmill.tracking.journal import Journal, now
 from gptmill.tracking.lineage import (
+    Execution,
     all_parameters,
     code_hash,
     code_in_use,
@@ -41,6 +42,8 @@ class Stage:
         parameters: the stage's own section, plain values, nested as it is.
         inputs: name and path of what the stage reads; hashed here.
         resume_run: `run_id` of a run that was cut off, to be reopened and gone on with.
+        execution: what the run belongs to, if not to the pipeline's execution.
+        timings: where its times are written; `None` for what is no stage of the pipeline.
 
     Leaving without an exception ends the run as FINISHED, by Ctrl-C or SIGTERM as KILLED, by any
     other exception as FAILED. `timings/<name>.json` is written by a stage that finished.
@@ -52,11 +55,14 @@ class Stage:
         parameters: dict[str, Any],
         inputs: dict[str, Path] | None = None,
         resume_run: str | None = None,
+        execution: Execution | None = None,
+        timings: Path | None = TIMINGS,
     ) -> None:
         self.name = name
         self.parameters = parameters
         self.inputs = input_hashes(inputs or {})
         self.run_id = resume_run or uuid.uuid4().hex
+        self._execution, self._folder = execution, timings
         self._timings: dict[str, float] = {}
         self._machine = Machine()
         self._last_step = 0
@@ -187,7 +193,7 @@ class Stage:
     def _start_event(self) -> dict[str, Any]:
         parameters = all_parameters()
         profile = str(parameters.get("profile", ""))
-        execution = current_execution(self.run_id, profile, self._started)
+        execution = self._execution or current_execution(self.run_id, profile, self._started)
         return {
             "kind": "start",
             "time": self._started,
@@ -237,10 +243,11 @@ class Stage:
             "host": gethostname(),
             **device_tags(),
         }
-        write_json(TIMINGS / f"{self.name}.json", {**figures, **about})
-        self._write_rates()
+        if self._folder is not None:
+            write_json(self._folder / f"{self.name}.json", {**figures, **about})
+            self._write_rates(self._folder / f"{self.name}.csv")
 
-    def _write_rates(self) -> None:
+    def _write_rates(self, path: Path) -> None:
         """Throughput by step, for the report: rates differ from run to run, as times do."""
         rates = [
             (event["step"], name, value)
@@ -249,7 +256,6 @@ class Stage:
             for name, value in event["values"].items()
             if name.endswith("_per_second")
         ]
-        path = TIMINGS / f"{self.name}.csv"
         path.unlink(missing_ok=True)
         if rates:
             with atomic_file(path) as beside, beside.open("w", encoding="utf-8") as file:
