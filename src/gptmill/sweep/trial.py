@@ -81,8 +81,9 @@ class Trial:
 
     def points(self) -> Iterator[tuple[int, float]]:
         """The objective by step, as it comes, until the stage ends."""
-        seen = -1
-        while self.process.poll() is None:
+        seen, ended = -1, False
+        while not ended:
+            ended = self.process.poll() is not None  # before the last look, not after it
             for step, value in sorted(points_of(self.process.pid, self.task.objective).items()):
                 if step > seen:
                     seen = step
@@ -144,7 +145,7 @@ def run_trial(
     started(trial.process.pid)
     try:
         for step, value in trial.points():
-            if hopeless(step, value):
+            if hopeless(step, value) and trial.process.poll() is None:
                 trial.stop()
                 trial.remove()
                 return None
