@@ -175,7 +175,7 @@ def test_a_killed_study_of_the_real_stage_ends_as_if_nothing_was(tmp_path: Path)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     said = project.run(*tune).stdout
-    assert "dvc exp run -S" in said
+    assert "best validation/loss" in said
     first = said.splitlines()[1]
     project.run("dvc", "repro", "pretrain")
     straight = read_json(tmp_path / "metrics/pretrain.json")["validation/loss"]
@@ -185,7 +185,8 @@ def test_a_killed_study_of_the_real_stage_ends_as_if_nothing_was(tmp_path: Path)
     runs = client.search_runs([experiment])
     (study,) = [run for run in runs if run.info.run_name == "study pretrain"]
     trials = [run for run in runs if run.info.run_name.startswith("trial ")]
-    assert sorted(run.info.run_name for run in trials) == ["trial 0", "trial 1"], "reopened"
+    names = sorted(run.info.run_name for run in trials)
+    assert names == ["trial 0, study pretrain", "trial 1, study pretrain"], "reopened"
     assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {study.info.run_id}
     assert {run.info.status for run in runs} == {"FINISHED"}
     curve = client.get_metric_history(study.info.run_id, "pretrain/validation/loss")

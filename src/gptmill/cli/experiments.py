@@ -116,8 +116,8 @@ def tune(options: argparse.Namespace) -> None:
         return
     image = STUDIES / f"{study.study.study_name}.png"
     study.plot(image)
-    print(f"\nbest {search.objective} {study.best.value:.5g}; to run it as an experiment:")
-    print(f"  {study.command()}\n{image}")
+    print(f"\nbest {search.objective} {study.best.value:.5g}, by")
+    print(f"  {study.command() or 'params.yaml as it is'}\n{image}")
 
 
 def _add_queue_options(parser: argparse.ArgumentParser) -> None:

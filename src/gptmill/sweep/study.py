@@ -98,12 +98,13 @@ class Study:
         return self.study.best_trial if complete else None
 
     def command(self) -> str:
-        """The experiment that runs the best trial's parameters."""
+        """The experiment that runs the best trial's parameters; empty if params.yaml has them."""
         assert self.best is not None
         present = flatten(read_yaml(PARAMS_FILE))
         tried = flatten(merged(self.parameters, self.best.params))
         changed = {name: value for name, value in tried.items() if value != present[name]}
-        return " ".join(["dvc exp run", *(f"-S '{name}={v}'" for name, v in changed.items())])
+        sets = [f"-S '{name}={value}'" for name, value in changed.items()]
+        return " ".join(["dvc exp run", *sets]) if sets else ""
 
     def plot(self, path: Path) -> None:
         """Each trial's value and the best so far, by trial."""
@@ -210,7 +211,8 @@ class Study:
             image = self.folder / "history.png"
             self.plot(image)
             stage.artifact(image)
-            stage.metrics({"best": self.best.value, "trials": self.done, "command": self.command()})
+            found = {"best": self.best.value, "trials": self.done}
+            stage.metrics({**found, "command": self.command() or "params.yaml as it is"})
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:

@@ -156,6 +156,7 @@ def test_a_killed_study_goes_on_with_the_trial_it_was_in(root: Path) -> None:
     stage = Path("stages/pretrain.py")
     stage.write_text(stage.read_text().replace("rate > 0.01", "False"))
     study.run(trials=2, timeout=None)
+    assert study.command() == "", "the present parameters are the best"
     assert states(study) == ["COMPLETE", "FAIL", "COMPLETE"]
     assert study.done == 2
     assert study.study.trials[2].params == study.study.trials[1].params
