@@ -197,11 +197,15 @@ class Generator:
         self.stop_tokens = tuple(ends) if isinstance(ends, list) else (ends,)
 
     def generate(
-        self, prompts: Sequence[str] | Sequence[Sequence[int]], options: SamplingOptions
+        self,
+        prompts: Sequence[str] | Sequence[Sequence[int]],
+        options: SamplingOptions,
+        indices: Sequence[int] | None = None,
     ) -> list[Completion]:
         """Continue all prompts as one batch; the model's own stop tokens end a response too.
         `gptmill.generate.loop.generate` says the rest."""
-        return generate(self.decoder, self.tokenizer, prompts, self._with_stops(options))
+        options = self._with_stops(options)
+        return generate(self.decoder, self.tokenizer, prompts, options, indices)
 
     def stream(
         self, prompt: str | Sequence[int], options: SamplingOptions

@@ -138,6 +138,15 @@ def test_the_folders_own_stop_tokens_end_a_response(
     assert stopped.ids == free.ids[: free.ids.index(stop)]
 
 
+def test_a_prompt_keeps_its_draws_in_any_batch(language_model_onnx):
+    options = SamplingOptions(max_new_tokens=12, temperature=1.0, seed=3)
+    generator = Generator(language_model_onnx, threads=1)
+    together = generator.generate(PROMPTS, options)
+    for index in (3, 1):
+        assert generator.generate([PROMPTS[index]], options, [index]) == [together[index]]
+    assert generator.generate([PROMPTS[3]], options) != [together[3]]  # draws of number 0
+
+
 def test_classifying_equals_pytorch_whatever_the_batch(
     classifier, classifier_onnx, tokenizer, monkeypatch
 ):
