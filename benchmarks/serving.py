@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import numpy as np
 import psutil
 
 PROMPTS = ["One day", "Meg went to the market and", "The dog", "It was late when Tom", "Once"]
@@ -96,13 +97,14 @@ async def with_memory(address: str, process: psutil.Process, options) -> tuple[L
     return await work, memory
 
 
-def mean_batch(address: str, model: str) -> float:
+def steps_and_rows(address: str, model: str) -> tuple[float, float]:
+    """Steps of a model so far, and requests summed over them."""
     text = httpx.get(f"{address}/metrics").text
     steps, rows = (
         float(re.search(rf'gptmill_batch_size_{part}{{model="{model}"}} (\S+)', text)[1])
         for part in ("count", "sum")
     )
-    return rows / steps
+    return steps, rows
 
 
 def report(name: str, load: Load) -> None:
@@ -135,11 +137,12 @@ def main() -> None:
         asyncio.run(run_clients(address, 1, 1, options))  # warm-up
         alone = asyncio.run(run_clients(address, 1, options.alone_seconds, options))
         report("1 client", alone)
+        before = steps_and_rows(address, options.model)
         together, memory = asyncio.run(with_memory(address, process, options))
         report(f"{options.clients} clients", together)
-        batch = mean_batch(address, options.model)
+        steps, rows = np.subtract(steps_and_rows(address, options.model), before)
         ratio = (together.tokens / together.seconds) / (alone.tokens / alone.seconds)
-        print(f"{ratio:.2f} × the tokens/s of one at a time; mean batch of all steps {batch:.1f}")
+        print(f"{ratio:.2f} × the tokens/s of one at a time; mean batch {rows / steps:.1f}")
         print("memory: " + ", ".join(f"{mib:.0f} MiB" for mib in memory))
     finally:
         server.terminate()
