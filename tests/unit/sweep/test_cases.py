@@ -74,3 +74,11 @@ def test_a_file_says_what_is_wrong_with_it(tmp_path: Path) -> None:
         read_sweep(path)
     path.write_text("name: x\ncases: {a: {pretrain.optimizer.learning_rate: 1e-3}}\nseeds: [1]\n")
     assert read_sweep(path).cases["a"]["pretrain.optimizer.learning_rate"] == 0.001
+
+
+@pytest.mark.parametrize("path", sorted(Path("experiments").glob("*.yaml")), ids=str)
+def test_the_shipped_matrices_fit_the_parameters(path: Path) -> None:
+    found = read_sweep(path)
+    check(found)
+    differing = {tuple(sorted(case.items())) for case in found.cases.values()}
+    assert len(differing) == len(found.cases), "two cases are the same"
