@@ -13,7 +13,7 @@ PACKAGE = Path("src/gptmill")
 FLOORS = {
     "errors": 0, "files": 1, "params": 2, "prompt": 2, "tokenizer": 2, "model": 3,
     "engine": 4, "data": 4, "weights": 5, "generate": 5, "diagnosis": 2, "tasks": 6,
-    "onnx": 7, "judge": 7, "tracking": 7, "study": 7, "report": 8, "serve": 8,
+    "onnx": 7, "harness": 7, "judge": 7, "tracking": 7, "study": 7, "report": 8, "serve": 8,
     "doctor": 8, "sweep": 9, "cli": 10, "stages": 10,
 }  # fmt: skip
 # Rooms that change no output: the values of params.yaml are tracked as such, errors are messages,

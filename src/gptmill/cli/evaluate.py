@@ -4,7 +4,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from gptmill.cli.command import add_command
+from gptmill.cli.command import add_command, all_threads
 from gptmill.cli.infer import open_speaker
 from gptmill.errors import UserError
 
@@ -20,6 +20,7 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
     kinds = parser.add_subparsers(metavar="KIND", required=True)
     add_fewshot(kinds)
     add_pairwise(kinds)
+    add_lm_eval(kinds)
 
 
 def add_fewshot(kinds: argparse._SubParsersAction) -> None:
@@ -138,3 +139,47 @@ def pairwise(options: argparse.Namespace) -> None:
         ]
         options.output.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.output, {"metrics": metrics, "pairs": named})
+
+
+def add_lm_eval(kinds: argparse._SubParsersAction) -> None:
+    parser = add_command(
+        kinds,
+        "lm-eval",
+        lm_eval,
+        "Standard benchmarks by EleutherAI's lm-eval, through its Hugging Face backend; results go "
+        "to MLflow too. Its own tasks fetch their data; a local task needs no network.",
+    )
+    parser.add_argument("--model", type=Path, required=True, help="language-model folder")
+    parser.add_argument("--tasks", nargs="+", required=True, help="names of lm-eval's tasks")
+    parser.add_argument("--include-path", type=Path, help="folder of further tasks, in YAML")
+    parser.add_argument("--shots", type=int, help="examples in the prompt (the task's own number)")
+    parser.add_argument("--limit", type=int, help="questions of each task (all)")
+    parser.add_argument("--batch-size", type=int, default=8, help="requests computed together")
+    parser.add_argument("--output", type=Path, help="JSON file for metrics and every answer")
+
+
+def lm_eval(options: argparse.Namespace) -> None:
+    """Print a row for each metric; log them to MLflow; write them with the answers if asked."""
+    from importlib.util import find_spec
+
+    for package in ("lm_eval", "transformers"):
+        if find_spec(package) is None:
+            raise UserError(f"{package} is missing: pip install 'gptmill[evaluate]'")
+    from gptmill.engine.runtime import open_runtime
+    from gptmill.files import write_json
+    from gptmill.harness import run_tasks
+    from gptmill.tracking import Stage
+
+    chosen = {name: getattr(options, name) for name in ("shots", "limit", "batch_size")}
+    runtime = open_runtime(seed=0, threads=all_threads(), precision="float32")
+    parameters = {"tasks": options.tasks, "model": str(options.model)} | chosen
+    with Stage("lm_eval", parameters, {"model": options.model}) as stage:
+        metrics, answers = run_tasks(
+            options.model, options.tasks, runtime, include_path=options.include_path, **chosen
+        )
+        stage.metrics(metrics)
+    for name, value in metrics.items():
+        print(f"{name:40} {value:.4f}")
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        write_json(options.output, {"metrics": metrics, "answers": answers})
