@@ -70,8 +70,11 @@ def test_ties_at_the_last_place_of_top_k_stay_together() -> None:
 
 
 def test_top_p_of_equals_keeps_the_first() -> None:
-    ids, _ = distribution(np.zeros(10, np.float32), SamplingOptions(temperature=1.0, top_p=0.3))
-    assert ids.tolist() == [0, 1, 2]
+    logits = np.tile(np.array([0, -1], np.float32), 500)  # enough for an unstable sort to show
+    share = (500 + 99.5 * math.exp(-1)) / (500 + 500 * math.exp(-1))
+    ids, _ = distribution(logits, SamplingOptions(temperature=1.0, top_p=share))
+    assert ids[ids % 2 == 0].tolist() == list(range(0, 1000, 2))
+    assert ids[ids % 2 == 1].tolist() == list(range(1, 200, 2))
 
 
 def test_draws_follow_the_probabilities() -> None:
