@@ -211,6 +211,17 @@ def test_a_failure_is_said(open_page: OpenPage, start: Callable) -> None:
     expect(page.locator("#send")).to_be_visible()
 
 
+def test_the_browser_has_nothing_to_complain_of(open_page: OpenPage, running: Running) -> None:
+    page = opened(open_page, running)
+    said = []
+    page.on("console", lambda message: said.append(message.text))
+    page.reload()
+    ask(page)
+    finished(page)
+    page.get_by_role("tab", name="Classify").click()
+    assert said == []
+
+
 @pytest.mark.parametrize("look", ["light", "dark", "phone"])
 def test_it_is_readable_everywhere(
     look: str, open_page: OpenPage, running: Running, accessible: Callable[[Page], None]
