@@ -353,7 +353,7 @@ import sys
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {forbidden}:
-            raise ModuleNotFoundError(name)
+            raise ModuleNotFoundError(name, name=name)
 
 sys.meta_path.insert(0, Absent())
 from gptmill.cli import main
@@ -382,3 +382,10 @@ def test_the_command_serves_without_pytorch(models):
     finally:
         process.terminate()
         assert process.wait(timeout=20) in (0, -15), process.stderr.read()
+
+
+def test_without_its_extra_the_command_says_what_to_install(models):
+    script = CLEAN.format(forbidden=["fastapi"], models=str(models))
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "fastapi is missing: pip install 'gptmill[serve]'" in ended.stderr
