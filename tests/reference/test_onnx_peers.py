@@ -2,8 +2,8 @@
 
 Neither is among the pinned packages (Optimum holds `transformers` back). To run these tests,
 install `optimum-onnx[onnxruntime]` and `onnxruntime-genai` with torch in an environment of their
-own, write a folder with the pipeline's, and set GPTMILL_PEER_FOLDERS to the folder that holds
-`language_model` and `classifier`; with everything in one environment they need no variable.
+own, write a folder with the pipeline's (`write_folders`), and set GPTMILL_PEER_FOLDERS to it; with
+everything in one environment they need no variable.
 """
 
 import os
@@ -17,11 +17,12 @@ from gptmill.onnx.session import Classifier, Generator
 
 PROMPTS = ["the cat sat", "the dog ran over the hill"]
 STEPS = 12
+VARIANTS = ["", "-weights8", "-dynamic8"]
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> Path:
-    """ONNX folders `language_model` and `classifier`."""
+    """ONNX folders `language_model` and `classifier`, and their quantised variants."""
     if "GPTMILL_PEER_FOLDERS" in os.environ:
         return Path(os.environ["GPTMILL_PEER_FOLDERS"])
     root = tmp_path_factory.mktemp("peers")
@@ -36,6 +37,7 @@ def write_folders(root: Path) -> None:
     from gptmill.model.classifier import GPT2Classifier
     from gptmill.model.gpt2 import GPT2, GPT2Config
     from gptmill.onnx.export import export_classifier, export_language_model
+    from gptmill.onnx.quantize import METHODS
     from gptmill.tokenizer import train_byte_pairs
     from gptmill.weights.folder import save_model
 
@@ -49,6 +51,8 @@ def write_folders(root: Path) -> None:
         save_model(root / "models" / name, model.eval(), tokenizer, provenance={})
         export = export_language_model if name == "language_model" else export_classifier
         export(root / "models" / name, root / name, opset=20)
+        for method, layers in METHODS.items():
+            export(root / "models" / name, root / f"{name}-{method}", opset=20, layers=layers)
 
 
 def our_tokens(folder: Path) -> list[list[int]]:
@@ -57,11 +61,12 @@ def our_tokens(folder: Path) -> list[list[int]]:
     return [[*completion.prompt_ids, *completion.ids] for completion in completions]
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("io_binding", [False, True])
-def test_optimum_generates_the_same_tokens(io_binding, folders):
+def test_optimum_generates_the_same_tokens(io_binding, variant, folders):
     optimum = pytest.importorskip("optimum.onnxruntime", reason="optimum-onnx is not installed")
     transformers = pytest.importorskip("transformers")
-    folder = folders / "language_model"
+    folder = folders / f"language_model{variant}"
     model = optimum.ORTModelForCausalLM.from_pretrained(folder, use_io_binding=io_binding)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left")
     batch = tokenizer(PROMPTS, return_tensors="pt", padding=True)
@@ -70,10 +75,11 @@ def test_optimum_generates_the_same_tokens(io_binding, folders):
         assert row[int((mask == 0).sum()) :][: len(ours)] == ours
 
 
-def test_optimum_classifies_the_same(folders):
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_optimum_classifies_the_same(variant, folders):
     optimum = pytest.importorskip("optimum.onnxruntime", reason="optimum-onnx is not installed")
     transformers = pytest.importorskip("transformers")
-    folder = folders / "classifier"
+    folder = folders / f"classifier{variant}"
     model = optimum.ORTModelForSequenceClassification.from_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     batch = tokenizer(PROMPTS, return_tensors="pt", padding=True)
@@ -82,11 +88,12 @@ def test_optimum_classifies_the_same(folders):
         np.testing.assert_allclose(list(ours.probabilities.values()), theirs, atol=1e-5)
 
 
-def test_onnxruntime_genai_generates_the_same_tokens(folders):
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_onnxruntime_genai_generates_the_same_tokens(variant, folders):
     genai = pytest.importorskip(
         "onnxruntime_genai", reason="onnxruntime-genai is not installed", exc_type=ImportError
     )
-    folder = folders / "language_model"
+    folder = folders / f"language_model{variant}"
     model = genai.Model(str(folder))
     tokenizer = genai.Tokenizer(model)
     for prompt, ours in zip(PROMPTS, our_tokens(folder), strict=True):
