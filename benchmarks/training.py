@@ -39,7 +39,7 @@ def ours(runtime: Runtime, batch: int, length: int) -> Callable[[], None]:
     model = GPT2(gpt2_config("124M")).to(runtime.device)
     config = Optimizer(
         learning_rate=1e-4, final_learning_rate=1e-4, warmup_steps=0, weight_decay=0.1,
-        beta1=0.9, beta2=0.95, gradient_clip=1.0,
+        beta1=0.9, beta2=0.95, gradient_clip=1.0, muon=0.0,
     )  # fmt: skip
     state = TrainState(model, build_optimizer(model, config), batches(batch, length))
 

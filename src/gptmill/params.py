@@ -83,6 +83,9 @@ class Optimizer(Section):
     beta1: Fraction = Field(description="decay of the first moment")
     beta2: Fraction = Field(description="decay of the second moment")
     gradient_clip: float = Field(ge=0, description="largest global gradient norm; 0 is off")
+    muon: float = Field(
+        ge=0, description="Muon for matrices in blocks, at this many times learning_rate; 0 AdamW"
+    )
 
 
 class Training(Section):

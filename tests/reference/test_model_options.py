@@ -50,6 +50,7 @@ OPTIMIZER = Optimizer(
     beta1=0.9,
     beta2=0.95,
     gradient_clip=1.0,
+    muon=0.0,
 )
 
 

@@ -25,6 +25,7 @@ OPTIMIZER = Optimizer(
     beta1=0.9,
     beta2=0.999,
     gradient_clip=1.0,
+    muon=0.0,
 )
 
 

@@ -5,26 +5,27 @@ import math
 import torch
 from torch import nn
 
+from gptmill.engine.muon import Muon
 from gptmill.params import Optimizer
 
 
 def build_optimizer(model: nn.Module, config: Optimizer) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019): matrices decay, biases and LayerNorms do not.
 
-    Frozen parameters get no state. Fused: one kernel instead of a dozen per parameter.
+    Frozen parameters get no state. Fused: one kernel instead of a dozen per parameter. With
+    `muon`, matrices inside blocks are Muon's.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    matrices = [(name, p) for name, p in trained if p.dim() >= 2]
+    in_blocks = [p for name, p in matrices if config.muon and ".h." in name]
+    others = [p for name, p in matrices if not (config.muon and ".h." in name)]
     groups = [
-        {
-            "params": [parameter for parameter in trained if parameter.dim() >= 2],
-            "weight_decay": config.weight_decay,
-        },
-        {
-            "params": [parameter for parameter in trained if parameter.dim() < 2],
-            "weight_decay": 0.0,
-        },
+        {"params": in_blocks, "weight_decay": config.weight_decay, "muon": config.muon},
+        {"params": others, "weight_decay": config.weight_decay, "muon": 0.0},
+        {"params": [p for _, p in trained if p.dim() < 2], "weight_decay": 0.0, "muon": 0.0},
     ]
-    return torch.optim.AdamW(
+    kind = Muon if config.muon else torch.optim.AdamW
+    return kind(
         [group for group in groups if group["params"]],
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),

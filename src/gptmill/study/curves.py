@@ -8,7 +8,7 @@ from gptmill.study.draw import COLOURS, panels
 from gptmill.study.finding import Finding
 from gptmill.study.small import CONTEXT, SmallRun, SmallText, train_small
 
-ADAMW = {"weight_decay": 0.0, "beta1": 0.9, "beta2": 0.95}
+ADAMW = {"weight_decay": 0.0, "beta1": 0.9, "beta2": 0.95, "muon": 0.0}
 FEW_WINDOWS = 12
 
 

@@ -32,6 +32,7 @@ OPTIMIZER = Optimizer(
     beta1=0.9,
     beta2=0.95,
     gradient_clip=1.0,
+    muon=0.0,
 )
 TRAINING = Training(batch_size=2, accumulation=2, evaluate_every=4, save_every=2)
 
@@ -47,12 +48,13 @@ def examples() -> list[Example]:
     return [Example(generator.integers(0, 31, size=n).tolist(), 2) for n in lengths]
 
 
-def new_state(batch_size: int = 2) -> TrainState:
+def new_state(batch_size: int = 2, muon: float = 0.0) -> TrainState:
     model = GPT2(CONFIG)
+    optimizer = OPTIMIZER.model_copy(update={"muon": muon})
     batches = ShuffledBatches(
         examples(), lambda chosen: collate_instructions(chosen, 30, True), batch_size, seed=3
     )
-    return TrainState(model, build_optimizer(model, OPTIMIZER), batches)
+    return TrainState(model, build_optimizer(model, optimizer), batches)
 
 
 def run(state: TrainState, runtime: Runtime, steps: int, checkpoints: Checkpoints) -> None:
@@ -73,17 +75,18 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.parametrize("muon", [0.0, 5.0])
 def test_a_killed_run_resumes_to_the_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: Runtime
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: Runtime, muon: float
 ) -> None:
     """Ten steps straight through equal five, a kill, and the rest, dropout and order included."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     torch.manual_seed(7)
-    straight = new_state()
+    straight = new_state(muon=muon)
     run(straight, runtime, 10, Checkpoints("straight", "a"))
 
     torch.manual_seed(7)
-    killed, checkpoints = new_state(), Checkpoints("killed", "a")
+    killed, checkpoints = new_state(muon=muon), Checkpoints("killed", "a")
     step = killed.optimizer.step
 
     def die(*args: object) -> None:
@@ -97,7 +100,7 @@ def test_a_killed_run_resumes_to_the_bit(
     checkpoints._lock.close()
 
     torch.manual_seed(99)  # a new process knows nothing of the old generators
-    resumed, checkpoints = new_state(), Checkpoints("killed", "a")
+    resumed, checkpoints = new_state(muon=muon), Checkpoints("killed", "a")
     assert checkpoints.load(resumed)
     assert resumed.step == 4
     run(resumed, runtime, 10, checkpoints)

@@ -33,7 +33,7 @@ CONFIG = GPT2Config(vocabulary_size=40, context_length=16, layers=3, heads=2, wi
 
 OPTIMIZER = Optimizer(
     learning_rate=0.1, final_learning_rate=0.0, warmup_steps=0, weight_decay=0.0,
-    beta1=0.9, beta2=0.99, gradient_clip=0.0,
+    beta1=0.9, beta2=0.99, gradient_clip=0.0, muon=0.0,
 )  # fmt: skip
 
 
