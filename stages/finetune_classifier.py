@@ -17,6 +17,7 @@ from gptmill.tasks.classify import (
     ClassificationData,
     ClassificationTask,
     choose_trainable,
+    confusion_table,
     final_report,
 )
 from gptmill.tokenizer import load_tokenizer
@@ -47,9 +48,8 @@ def main(foundation: Path, data: Path, output: Path, metrics: Path, plots: Path)
         lengths=spam.train.lengths,
     )
     state = TrainState(model, build_optimizer(model, section.optimizer), batches)
-    checkpoints = Checkpoints(
-        "finetune_classifier", run_key([section, parameters.runtime], [foundation, data])
-    )
+    key = run_key([section, parameters.runtime], [foundation, data])
+    checkpoints = Checkpoints("finetune_classifier", key)
     checkpoints.load(state)
     inputs = {"foundation": foundation, "data": data}
     with Stage("finetune_classifier", section.model_dump(), inputs, state.run_id) as stage:
@@ -80,6 +80,8 @@ def main(foundation: Path, data: Path, output: Path, metrics: Path, plots: Path)
             readout=spam.readout,
         )
         write_curves(plots, {**state.curves, **tables})
+        stage.outputs(output, plots)
+        stage.table("confusion_matrix", *confusion_table(results, "test"))
         write_json(metrics, results)
         stage.metrics(results)
         stage.timing({"examples_per_second": examples_per_second})

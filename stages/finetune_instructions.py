@@ -66,6 +66,7 @@ def main(foundation: Path, data: Path, output: Path, metrics: Path, plots: Path)
         }
         save_model(output, model, tokenizer, provenance=stage.provenance(), prompt_style=style)
         write_curves(plots, state.curves)
+        stage.outputs(output, plots)
         write_json(metrics, results)
         stage.metrics(results)
         stage.timing({"targets_per_second": targets_per_second})

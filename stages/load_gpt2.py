@@ -39,6 +39,7 @@ def main(task: str, pretrained: Path, tokens: Path, output: Path, metrics: Path)
         results = {"parameters": count_parameters(model), **likelihood.metrics()}
         provenance = stage.provenance() | {"foundation": origin}
         save_model(output, model, tokenizer, provenance=provenance)
+        stage.reference({"model": output})
         write_json(metrics, results)
         stage.metrics(results)
 

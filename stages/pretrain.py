@@ -85,6 +85,7 @@ def main(tokens: Path, output: Path, metrics: Path, plots: Path) -> None:
             stage.text("completions", state.step, as_text(attempts))
         save_model(output, model, tokenizer, provenance=stage.provenance() | origin)
         write_curves(plots, state.curves)
+        stage.outputs(output, plots)
         write_json(metrics, results)
         stage.metrics(results)
         flops = tokens_per_second * flops_per_token(model.config, window)

@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
+from gptmill.files import sha256_tree
 from tests.pipeline.conftest import Project, clone
 
 pytestmark = pytest.mark.slow
@@ -71,6 +73,28 @@ def test_the_report_is_one_file_without_outside_addresses(project: Project) -> N
     assert "<svg" in text
     assert 'src="http' not in text
     assert 'href="http' not in text
+
+
+def test_mlflow_holds_plots_the_confusion_matrix_and_models_by_reference(project: Project) -> None:
+    client = MlflowClient(f"sqlite:///{project.root}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("gptmill").experiment_id])
+    stages = {run.data.tags["stage"]: run for run in runs if "stage" in run.data.tags}
+    for stage, folder in (
+        ("pretrain", "models/pretrained"),
+        ("load_gpt2_classifier", "models/foundation/classifier"),
+        ("finetune_classifier", "models/classifier"),
+        ("finetune_instructions", "models/instructions"),
+    ):
+        tags = stages[stage].data.tags
+        assert tags["output.model"] == sha256_tree(project.root / folder), stage
+        assert tags["output.model.path"] == folder
+    for stage in ("pretrain", "finetune_classifier", "finetune_instructions"):
+        found = client.list_artifacts(stages[stage].info.run_id, f"plots/{stage}")
+        assert f"plots/{stage}/training.csv" in [file.path for file in found]
+    listed = stages["finetune_classifier"].data.tags["mlflow.loggedArtifacts"]
+    assert "confusion_matrix.json" in listed
+    parents = [run for run in runs if "stage" not in run.data.tags]
+    assert max(len(run.data.metrics) for run in parents) > 50, "summaries of all stages"
 
 
 def test_timings_are_kept_apart(project: Project) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -15,8 +16,9 @@ import pytest
 
 import gptmill
 from gptmill.tracking import Stage, replay, tracking_address, ui_command
+from gptmill.tracking.history import executions, read_execution
 from gptmill.tracking.journal import Journal, journal_folder
-from gptmill.tracking.lineage import is_dvc
+from gptmill.tracking.lineage import Execution, is_dirty, is_dvc
 
 
 @pytest.fixture
@@ -365,3 +367,108 @@ def test_the_ui_is_small_and_on_loopback(root: Path) -> None:
     joined = " ".join(command)
     assert "--host 127.0.0.1 --port 5001 --workers 1" in joined
     assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+
+
+def test_a_run_says_what_it_came_from_and_ran_on(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = commit_all(root)
+    tokens = root / "tokens.bin"
+    tokens.write_bytes(b"tokens")
+    monkeypatch.setenv("DVC_EXP_NAME", "brave-newt")
+    with Stage("pretrain", {}, {"tokens": tokens}) as stage:
+        stage.log(0, {"train/loss": 1.0})
+        wait_for(lambda: "system/" in stage._journal.path.read_text())
+    (child,), (parent,) = children(), parents()
+    digest = hashlib.sha256(b"tokens").hexdigest()
+    for run in (child, parent):
+        tags = run.data.tags
+        assert tags["git_commit"] == commit
+        assert tags["git_dirty"] == "false"
+        assert tags["dvc_experiment"] == "brave-newt"
+        assert tags["host"] == socket.gethostname()
+        assert len(tags["params_hash"]) == 16
+        assert {"device", "threads"} <= set(tags)
+    assert child.data.tags["input.tokens"] == digest
+    assert child.data.metrics["system/process_memory_usage_megabytes"] > 10
+    assert 0 <= child.data.metrics["system/cpu_utilization_percentage"] <= 100
+
+
+def commit_all(root: Path) -> str:
+    """A repository of the project, all of it committed; the commit."""
+    (root / ".gitignore").write_text("mlflow.db\n.state/\ntimings/\ntokens.bin\n")
+    git = ["git", "-c", "user.email=test@example.org", "-c", "user.name=test"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
+        subprocess.run([*git, *command], check=True)
+    return subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_dirtiness_is_by_content(root: Path) -> None:
+    (root / "src").mkdir()
+    commit_all(root)
+    assert not is_dirty()
+    (root / "README.md").write_text("no result depends on this")
+    assert not is_dirty()
+    path = root / "params.yaml"
+    before, times = path.read_text(), path.stat()
+    path.write_text(before.replace("steps: 3", "steps: 4"))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    subprocess.run(["git", "update-index", "--assume-unchanged", "params.yaml"], check=True)
+    assert is_dirty(), "whatever git believes by time and size"
+    path.write_text(before)
+    (root / "src/new.py").write_text("")
+    assert is_dirty()
+
+
+def test_tables_stand_beside_the_samples(root: Path) -> None:
+    with Stage("finetune_classifier", {}) as stage:
+        stage.text("samples", 4, "once")
+        stage.table("confusion_matrix", ["truly", "called ham"], [["ham", 7], ["spam", 2]])
+    (child,) = children()
+    path = client().download_artifacts(child.info.run_id, "confusion_matrix.json")
+    table = json.loads(Path(path).read_text())
+    assert table == {"columns": ["truly", "called ham"], "data": [["ham", 7], ["spam", 2]]}
+    listed = json.loads(child.data.tags["mlflow.loggedArtifacts"])
+    assert {entry["path"] for entry in listed} == {"samples.json", "confusion_matrix.json"}
+    assert read_execution(executions()[0]).texts == {
+        "finetune_classifier/samples": [(4, "once")]
+    }, "a table is no text"
+
+
+def test_trials_are_children_of_their_study(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = Execution("abcd", "study rates", 1_700_000_000_000)
+    monkeypatch.setenv("GPTMILL_STUDY", json.dumps(study.as_event()))
+    for trial, loss in ((0, 2.0), (1, 1.0)):
+        monkeypatch.setenv("GPTMILL_TRIAL", str(trial))
+        with pytest.raises(KeyboardInterrupt), Stage("pretrain", {}) as stage:
+            stage.metrics({"validation/loss": loss})
+            raise KeyboardInterrupt
+    (parent,) = parents()
+    assert parent.info.run_name == "study rates"
+    curve = client().get_metric_history(parent.info.run_id, "pretrain/validation/loss")
+    assert [(p.step, p.value) for p in curve] == [(0, 2.0), (1, 1.0)]
+    assert parent.info.status == "RUNNING", "a trial that is stopped early ends no study"
+    monkeypatch.delenv("GPTMILL_TRIAL")
+    with Stage("tune_pretrain", {}, execution=study, timings=None):
+        pass
+    assert parents()[0].info.status == "FINISHED"
+    assert not (root / "timings").exists()
+
+
+def test_the_ui_sends_what_waits_first(root: Path) -> None:
+    process = start_stage("print('in', flush=True); time.sleep(60)")
+    process.stdout.readline()
+    process.kill()
+    process.wait()
+    script = f"from gptmill.tracking import serve_ui; serve_ui({free_port()})"
+    server = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True,
+                              stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    try:
+        assert server.stdout.readline() == "1 runs that waited were sent\n"
+        assert server.stdout.readline().startswith("http://127.0.0.1:")
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+    assert {run.info.status for run in runs()} == {"KILLED"}

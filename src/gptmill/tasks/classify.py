@@ -227,6 +227,13 @@ def classification_metrics(
     }
 
 
+def confusion_table(metrics: dict[str, Any], split: str) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of the confusion matrix of one split, from its metrics."""
+    names = ("true_negatives", "false_positives", "false_negatives", "true_positives")
+    counts = [metrics[f"{split}/{name}"] for name in names]
+    return ["truly", "called ham", "called spam"], [["ham", *counts[:2]], ["spam", *counts[2:]]]
+
+
 def final_report(
     data: ClassificationData,
     model: nn.Module,

@@ -5,6 +5,7 @@ they were journalled with: a delivery that was cut off anywhere is simply done a
 """
 
 import fcntl
+import json
 import logging
 import os
 import shutil
@@ -63,8 +64,8 @@ class Delivery:
                 self._send_start(child, parent, event)
         self._send_points(child, parent, events, int(trial or 0))
         self._send_tags(child, parent, events)
-        if any(event["kind"] == "text" for event in events):
-            self._send_texts(child, journal)
+        if any(event["kind"] in ("text", "table") for event in events):
+            self._send_tables(child, journal)
         for event in events:
             if event["kind"] == "file":
                 path = Path(event["path"])
@@ -204,17 +205,24 @@ class Delivery:
         for batch in _batches([RunTag(name, value) for name, value in tags.items()], 100):
             self.client.log_batch(run, tags=batch)
 
-    def _send_texts(self, child: str, journal: Journal) -> None:
-        """Every text of the run as one table by step, whole each time."""
-        tables: dict[str, dict[int, str]] = {}
+    def _send_tables(self, child: str, journal: Journal) -> None:
+        """Every table of the run, and its texts as tables by step, whole each time."""
+        tables: dict[str, dict[str, list]] = {}
+        texts: dict[str, dict[int, str]] = {}
         for _, event in journal.events():
             if event["kind"] == "text":
-                tables.setdefault(event["name"], {})[event["step"]] = event["text"]
-        for name, rows in tables.items():
-            table = {"columns": ["step", "text"], "data": [list(row) for row in rows.items()]}
+                texts.setdefault(event["name"], {})[event["step"]] = event["text"]
+            elif event["kind"] == "table":
+                tables[event["name"]] = {"columns": event["columns"], "data": event["rows"]}
+        for name, rows in texts.items():
+            tables[name] = {
+                "columns": ["step", "text"],
+                "data": [list(row) for row in rows.items()],
+            }
+        for name, table in tables.items():
             self.client.log_dict(child, table, f"{name}.json")
         listed = [{"path": f"{name}.json", "type": "table"} for name in tables]
-        self.client.set_tag(child, "mlflow.loggedArtifacts", str(listed).replace("'", '"'))
+        self.client.set_tag(child, "mlflow.loggedArtifacts", json.dumps(listed))
 
     def _send_file(self, child: str, path: Path, folder: str) -> None:
         if path.is_dir():

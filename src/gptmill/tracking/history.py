@@ -120,5 +120,6 @@ def _texts(client: Any, child: Any) -> Iterator[tuple[str, list[tuple[int, str]]
     for table in listed:
         with TemporaryDirectory() as folder:
             path = client.download_artifacts(child.info.run_id, table["path"], folder)
-            rows = json.loads(Path(path).read_text(encoding="utf-8"))["data"]
-        yield Path(table["path"]).stem, [(step, text) for step, text in rows]
+            found = json.loads(Path(path).read_text(encoding="utf-8"))
+        if found["columns"] == ["step", "text"]:
+            yield Path(table["path"]).stem, [(step, text) for step, text in found["data"]]

@@ -5,6 +5,7 @@ import sys
 
 from gptmill.errors import UserError
 from gptmill.tracking.address import is_server, tracking_address, without_password
+from gptmill.tracking.courier import replay
 
 
 def ui_command(port: int) -> tuple[list[str], dict[str, str]]:
@@ -21,7 +22,7 @@ def ui_command(port: int) -> tuple[list[str], dict[str, str]]:
 
 
 def serve_ui(port: int) -> None:
-    """Become the MLflow server of the local database.
+    """Send what waits, then become the MLflow server of the local database.
 
     Raises:
         UserError: `MLFLOW_TRACKING_URI` is a server already.
@@ -34,6 +35,8 @@ def serve_ui(port: int) -> None:
     from gptmill.tracking.delivery import Delivery
 
     Delivery(address)  # the tables exist before the server's processes look for them
+    if sent := replay():
+        print(f"{sent} runs that waited were sent")
     command, environment = ui_command(port)
     print(f"http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
     os.execve(command[0], command, {**os.environ, **environment})

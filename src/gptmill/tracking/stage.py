@@ -99,6 +99,10 @@ class Stage:
         """A sample; texts of one name become a table by step."""
         self._journal.append({"kind": "text", "name": name, "step": step, "text": text})
 
+    def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """A small table, such as a confusion matrix, that MLflow's UI shows as one."""
+        self._journal.append({"kind": "table", "name": name, "columns": columns, "rows": rows})
+
     def artifact(self, path: Path, folder: str = "") -> None:
         """A file or small folder, copied now and sent later, such as plots."""
         copy = str(self._journal.keep(path))
@@ -110,6 +114,11 @@ class Stage:
         tags = {f"output.{name}": value["sha256"] for name, value in hashes.items()}
         paths = {f"output.{name}.path": value["path"] for name, value in hashes.items()}
         self._journal.append({"kind": "tags", "values": tags | paths})
+
+    def outputs(self, model: Path, plots: Path) -> None:
+        """What training made: the model by reference, its curves as copies."""
+        self.reference({"model": model})
+        self.artifact(plots, "plots")
 
     def model(
         self,
