@@ -51,9 +51,6 @@ def main(tokens: Path, output: Path, metrics: Path, plots: Path) -> None:
     def likelihood(stride: int, limit: int | None = None) -> Likelihood:
         return split_likelihood(model, validation, window, stride, runtime, limit)
 
-    def evaluate() -> dict[str, float]:
-        return likelihood(window, section.evaluation_tokens).metrics("validation/")
-
     def sample(state: TrainState) -> None:
         text = generate(TorchDecoder(model), tokenizer, [section.prompt], options)[0].text
         state.curves.setdefault("samples", []).append({"step": state.step, "text": text})
@@ -69,7 +66,7 @@ def main(tokens: Path, output: Path, metrics: Path, plots: Path) -> None:
             training=section.training,
             optimizer=section.optimizer,
             checkpoints=checkpoints,
-            evaluate=evaluate,
+            evaluate=lambda: likelihood(window, section.evaluation_tokens).metrics("validation/"),
             log=stage.log,
             hooks=[every(section.sample_every, sample)],
         )
