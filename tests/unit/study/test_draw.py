@@ -25,7 +25,7 @@ def test_the_same_picture_has_the_same_bytes_and_nothing_of_the_day(tmp_path: Pa
 
 
 def test_a_dollar_is_a_dollar(tmp_path: Path) -> None:
-    """Mathematical notation would fail on an odd dollar in somebody's text."""
+    """Mathematical notation would fail on what stands between two dollars in somebody's text."""
     figure, (axes,) = panels()
-    axes.set_title("$ only one")
+    axes.set_title(r"from $5\ to 6_$")
     save(figure, tmp_path / "a.png")

@@ -85,4 +85,5 @@ def test_shortcuts_keep_the_gradient_that_a_plain_stack_loses() -> None:
 
 def test_gradients_near_the_output_shrink_with_depth_before_but_not_after() -> None:
     found = layers.norm_placement(seed=0).metrics
-    assert found["pre_gradient_2_to_32_blocks"] < 0.4 < 0.6 < found["post_gradient_2_to_32_blocks"]
+    assert found["pre_gradient_2_to_32_blocks"] < 0.4
+    assert 0.6 < found["post_gradient_2_to_32_blocks"] < 1
