@@ -16,6 +16,7 @@ from gptmill.report.compare import (
     compare_sides,
     group_repetitions,
     larger_than_noise,
+    last_samples,
     repeated,
     short,
     signed,
@@ -120,6 +121,21 @@ def test_the_terminal_table_shows_what_differs(repository: Path) -> None:
     assert max(len(line) for line in narrow.splitlines() if "loss" in line) <= 40
 
 
+def test_the_terminal_says_what_each_side_is_and_shows_samples(repository: Path) -> None:
+    text = terminal_table(compare(["before", "brave-newt"]))
+    assert "B = brave-newt, DVC experiment" in text
+    assert "pretrain/samples, the last\n  A, step 9: At 0.001\n  B, step 9: At 0.003" in text
+
+
+def test_samples_of_other_prompts_are_not_compared() -> None:
+    sides = [
+        Side(name, "made up", {"pretrain.prompt": name}, {}, {}, {}, {}, {"pretrain/s": [(1, "x")]})
+        for name in ("Once", "One day")
+    ]
+    assert last_samples(sides) == []
+    assert len(last_samples([sides[0], sides[0]])) == 1
+
+
 def test_executions_are_found_by_id_name_and_age(repository: Path, fresh_database: Path) -> None:
     assert listing() == "no executions yet"
     Path("mlflow.db").write_bytes(fresh_database.read_bytes())
@@ -170,6 +186,8 @@ def side(rate: float, seed: int, loss: float, code: str = "a") -> Side:
 def test_sides_that_differ_in_seeds_alone_are_repetitions() -> None:
     sides = [side(1, 1, 0), side(2, 1, 0), side(1, 2, 0), side(1, 3, 0, code="b")]
     assert group_repetitions(sides) == [[0, 2], [1], [3]]
+    sides[2].parameters["runtime.threads"] = "1"
+    assert group_repetitions(sides) == [[0, 2], [1], [3]], "threads are no experiment"
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -199,6 +217,7 @@ def test_repetitions_are_shown_with_their_verdict() -> None:
     text = terminal_table(compare_sides(sides))
     assert "1.01 ± 0.0058" in text
     assert "larger than noise" in text
+    assert "Welch's t-test at 95%" in text
 
 
 def test_better_is_told_by_the_name() -> None:

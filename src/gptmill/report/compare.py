@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 
 from gptmill.errors import UserError
 from gptmill.files import atomic_file
@@ -27,8 +28,10 @@ HIGHER_IS_BETTER = (
     "accuracy", "f1", "pr_auc", "exact_match", "chrf", "score", "rouge_l", "agreement",
     "stop_rate", "coverage", "per_second", "mfu",
 )  # fmt: skip
+REPEATED = ("seed", "threads")  # threads follow from how many runs share a machine
 COLOURS = 6
 MOST_ANSWERS = 8
+LONGEST_SAMPLE = 300  # characters of a sample in the terminal
 
 
 @dataclass(frozen=True)
@@ -117,15 +120,15 @@ def compare_sides(sides: Sequence[Side]) -> Comparison:
         [row for row in _rows(sides, lambda side: side.code) if row.conflicts],
         metrics,
         experiments,
-        [_contrast(row, experiments) for row in metrics if all(map(_number, row.values))],
+        [_contrast(r, experiments) for r in metrics if r.differs and all(map(_number, r.values))],
     )
 
 
 def group_repetitions(sides: Sequence[Side]) -> list[list[int]]:
-    """Indices of sides that are alike in code and in every parameter that is no seed."""
+    """Indices of sides that are alike in code and in every parameter but seeds and threads."""
     groups: dict[str, list[int]] = {}
     for place, side in enumerate(sides):
-        values = {k: v for k, v in side.parameters.items() if k.split(".")[-1] != "seed"}
+        values = {k: v for k, v in side.parameters.items() if k.split(".")[-1] not in REPEATED}
         key = f"{sorted(values.items())} {side.code_key}"
         groups.setdefault(key, []).append(place)
     return list(groups.values())
@@ -184,6 +187,11 @@ def terminal_table(comparison: Comparison, width: int = 100) -> str:
     parts.append("Metrics\n" + _columns(lines, width))
     if comparison.repeated:
         parts.append(_repetition_table(comparison, heads, width))
+    for name, texts in last_samples(comparison.sides):
+        shown = [f"{head}, step {step}: {' '.join(text.split())}" for head, step, text in texts]
+        lines = [fill(text[:LONGEST_SAMPLE], width, initial_indent="  ", subsequent_indent="     ")
+                 for text in shown]  # fmt: skip
+        parts.append("\n".join([f"{name}, the last", *lines]))
     return "\n\n".join(parts)
 
 
@@ -221,8 +229,13 @@ def curves(sides: Sequence[Side]) -> list[Chart]:
 
 
 def last_samples(sides: Sequence[Side]) -> list[tuple[str, list[tuple[str, int, str]]]]:
-    """The last text of each kind that every side sampled: (side, step, text)."""
-    names = [name for name in sides[0].samples if all(name in side.samples for side in sides)]
+    """The last text of each kind that every side sampled for one prompt: (side, step, text)."""
+    names = [
+        name
+        for name in sides[0].samples
+        if all(name in side.samples for side in sides)
+        and len({side.parameters.get(f"{name.split('/')[0]}.prompt") for side in sides}) == 1
+    ]
     return [
         (name, [(chr(65 + i), *side.samples[name][-1]) for i, side in enumerate(sides)])
         for name in names
@@ -274,7 +287,8 @@ def _repetition_table(comparison: Comparison, heads: list[str], width: int) -> s
     for contrast in comparison.contrasts:
         cells = [f"{m.mean:.5g} ± {m.error:.2g}" for m in contrast.means if m]
         lines.append([contrast.name, *cells, *(words[verdict] for verdict in contrast.larger)])
-    return "Repetitions, mean ± standard error\n" + _columns(lines, width)
+    title = "Repetitions, mean ± standard error; noise by Welch's t-test at 95%"
+    return f"{title}\n{_columns(lines, width)}"
 
 
 def _columns(rows: list[list[str]], width: int) -> str:

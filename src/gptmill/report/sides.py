@@ -59,8 +59,10 @@ def open_side(reference: str) -> Side:
         place, name = "", reference
     if name == WORKSPACE:
         return _from_folder(Path(), WORKSPACE, "workspace", _workspace_code())
-    if place != "mlflow" and (revision := _revision(name)):
-        return _from_git(name, revision)
+    if place != "mlflow" and (revision := _experiment(name)):
+        return _from_git(name, "DVC experiment", revision)
+    if place != "mlflow" and (revision := git("rev-parse", "-q", "--verify", f"{name}^{{commit}}")):
+        return _from_git(name, "git revision", revision)
     if place != "git":
         found = executions()
         record = _choose(found, name)
@@ -116,16 +118,16 @@ def _from_record(record: Record) -> Side:
 # --- git revisions, DVC experiments, the workspace
 
 
-def _revision(name: str) -> str:
-    """The commit of a DVC experiment or a git revision, empty if there is none."""
+def _experiment(name: str) -> str:
+    """The commit of a DVC experiment, empty if there is none of that name."""
     for line in git("for-each-ref", "--format=%(refname) %(objectname)", "refs/exps").splitlines():
         reference, commit = line.split()
         if reference.split("/")[-1] == name and len(reference.split("/")) == 5:
             return commit
-    return git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    return ""
 
 
-def _from_git(name: str, commit: str) -> Side:
+def _from_git(name: str, kind: str, commit: str) -> Side:
     """Extract what the revision holds and read it as a folder."""
     listed = git("ls-tree", "-r", "--name-only", commit, "--", *READ).splitlines()
     code = {"git_commit": commit, **_trees(commit)}
@@ -136,7 +138,7 @@ def _from_git(name: str, commit: str) -> Side:
             ).stdout
             with tarfile.open(fileobj=BytesIO(packed)) as archive:
                 archive.extractall(folder, filter="data")
-        return _from_folder(Path(folder), name, "git revision", code)
+        return _from_folder(Path(folder), name, kind, code)
 
 
 def _workspace_code() -> dict[str, str]:
