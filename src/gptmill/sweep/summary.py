@@ -92,7 +92,10 @@ def write_table(summary: Summary, path: Path) -> None:
 
 
 def plot(summary: Summary, metric: str, path: Path) -> None:
-    """A bar for each case with its standard error, and a dot for each seed."""
+    """Each case's mean with its standard error, and a dot for each seed.
+
+    Points, not bars: the axis shows the range of the values, and a bar that is cut misleads.
+    """
     from matplotlib.figure import Figure
 
     cases = [case for case in summary.cases if case in summary.values[metric]][::-1]
@@ -101,13 +104,14 @@ def plot(summary: Summary, metric: str, path: Path) -> None:
     figure = Figure(figsize=(7, 1.2 + 0.45 * len(cases)), layout="constrained")
     axes = figure.add_subplot()
     errors = [mean.error if mean.count > 1 else 0.0 for mean in means]
-    axes.barh(cases, [mean.mean for mean in means], xerr=errors, capsize=4, color="#9db8d9")
+    places = range(len(cases))
     for place, values in enumerate(rows):
-        axes.plot(values, [place] * len(values), "o", color="#1f3b5c", markersize=4)
-    low, high = min(map(min, rows)), max(map(max, rows))
-    room = (high - low or abs(high) or 1) * 0.25
-    # Bars from zero would hide differences that are many standard errors wide.
-    axes.set_xlim(max(0.0, low - room) if low >= 0 else low - room, high + room)
-    axes.set_xlabel(f"{metric}: mean ± standard error, and each seed; the axis is cut")
+        axes.plot(values, [place] * len(values), "o", color="#9db8d9", markersize=5)
+    axes.errorbar(
+        [mean.mean for mean in means], places, xerr=errors, fmt="D", capsize=4, color="#1f3b5c"
+    )
+    axes.set_yticks(places, cases)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_xlabel(f"{metric}\nmean ± standard error, and each seed", fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
