@@ -224,9 +224,11 @@ class Engine:
                 self._decoder.join(self._entrance)
                 self._running += [group[row] for row in rows]
         except Exception as error:
-            if len(group) == 1:
-                return group[0].fail(error)
-            self._enter_alone(group)
+            if len(group) > 1:
+                return self._enter_alone(group)
+            # Whatever it was, it ends this request alone; its client learns that, the log why.
+            log.exception("a request failed")
+            group[0].fail(error)
 
     def _enter_alone(self, slots: list["_Slot"]) -> None:
         """Find out who is at fault: the window is all that is needed to go on."""

@@ -163,7 +163,7 @@ def test_an_overdue_request_ends_running_or_waiting(start_engine):
     assert Listener(engine, [1], SamplingOptions(max_new_tokens=5)).result()
 
 
-def test_a_request_that_fails_harms_no_other(start_engine, generator):
+def test_a_request_that_fails_harms_no_other(start_engine, generator, caplog):
     engine = start_engine(max_batch=8)
     ids = generator.tokenizer.encode("the dog ran")
     options = SamplingOptions(max_new_tokens=40)
@@ -176,6 +176,8 @@ def test_a_request_that_fails_harms_no_other(start_engine, generator):
     with pytest.raises(RuntimeError, match="poison"):
         bad.result()
     assert [listener.result()[0] for listener in good] == [alone.text] * 6
+    (logged,) = [record for record in caplog.records if record.message == "a request failed"]
+    assert "poison" in str(logged.exc_info[1])
 
 
 def test_one_that_fails_in_a_step_leaves_the_others_where_they_were(start_engine, generator):
