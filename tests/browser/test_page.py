@@ -221,10 +221,29 @@ def test_the_browser_has_nothing_to_complain_of(open_page: OpenPage, running: Ru
     said = []
     page.on("console", lambda message: said.append(message.text))
     page.reload()
+    expect(page.locator("#send")).to_be_enabled()
     ask(page)
     finished(page)
     page.get_by_role("tab", name="Classify").click()
     assert said == []
+
+
+def test_enter_before_the_models_are_known_keeps_the_text(
+    open_page: OpenPage, running: Running
+) -> None:
+    page = opened(open_page, running)
+    held = []
+    page.route("**/api/tags", held.append)
+    with page.expect_request("**/api/tags"):
+        page.reload()
+    ask(page)
+    expect(page.get_by_label("Message")).to_have_value(PROMPT)
+    expect(page.get_by_role("button", name="Start over")).to_be_disabled()
+    expect(page.locator(".turn")).to_have_count(0)
+    held[0].continue_()
+    expect(page.locator("#send")).to_be_enabled()
+    page.keyboard.press("Enter")
+    finished(page)
 
 
 @pytest.mark.parametrize("look", ["light", "dark", "phone"])

@@ -7,15 +7,19 @@ of one shape are one batch in float32, and everything else stays AdamW's.
 import torch
 from torch import Tensor
 
-MOMENTUM = 0.95
-NEWTON_SCHULZ_STEPS = 3  # five are usual and slower; docs/log.md has both
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic, chosen for a steep start
+# One quintic a step: the first three of Polar Express (Amsel et al. 2025), each the best after those
+# before it for singular values between 0.001 and 1. Five steps are usual; docs/log.md has others.
+COEFFICIENTS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+)
 
 
 class Muon(torch.optim.AdamW):
     """AdamW, but groups with `muon` above 0 get Muon's update at `muon` times their rate.
 
-    Nesterov momentum, decoupled decay, and the rate of a matrix with more rows than columns grows
+    Nesterov momentum of `beta1`, decoupled decay, and the rate of a matrix with more rows than columns grows
     by √(rows/columns).
     """
 
@@ -33,8 +37,9 @@ class Muon(torch.optim.AdamW):
         for (rows, columns), parameters in by_shape.items():
             gradients = [parameter.grad for parameter in parameters]
             momenta = [self._momentum(parameter) for parameter in parameters]
-            torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
-            steps = torch.stack(torch._foreach_lerp(gradients, momenta, MOMENTUM))
+            momentum, _ = group["betas"]
+            torch._foreach_lerp_(momenta, gradients, 1 - momentum)
+            steps = torch.stack(torch._foreach_lerp(gradients, momenta, momentum))
             rate = group["lr"] * group["muon"]
             updates = orthogonalized(steps) * (rate * max(1.0, rows / columns) ** 0.5)
             torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
@@ -50,13 +55,27 @@ class Muon(torch.optim.AdamW):
         return state["momentum"]
 
 
-def orthogonalized(matrices: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
-    """Matrices [B, R, C] with their singular values moved towards 1, by Newton and Schulz."""
-    a, b, c = COEFFICIENTS
+def orthogonalized(matrices: Tensor) -> Tensor:
+    """Matrices [B, R, C] with their singular values moved towards 1, by Newton and Schulz.
+
+    x ← a·x + b·xxᵀx + c·(xxᵀ)²x, but on the small square xxᵀ alone: all steps are polynomials in
+    it, so their product is gathered there and meets x once.
+    """
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(steps):
-        square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
+    square = x @ x.mT
+    product = factor = _polynomial(square, *COEFFICIENTS[0])
+    for coefficients in COEFFICIENTS[1:]:
+        square = factor @ square @ factor
+        factor = _polynomial(square, *coefficients)
+        product = factor @ product
+    x = product @ x
     return x.mT if tall else x
+
+
+def _polynomial(square: Tensor, a: float, b: float, c: float) -> Tensor:
+    """a + b·s + c·s² of squares [B, R, R]."""
+    result = torch.baddbmm(square, square, square, beta=b, alpha=c)
+    result.diagonal(dim1=1, dim2=2).add_(a)
+    return result

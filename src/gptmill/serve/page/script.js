@@ -78,6 +78,7 @@ async function start() {
   if (!models.write.length) $("write-tab").hidden = true;
   if (!models.classify.length) $("classify-tab").hidden = true;
   choose(models.write.length ? "write" : "classify");
+  for (const id of ["write-tab", "classify-tab", "send", "clear"]) $(id).disabled = false;
 }
 
 function choose(name) {
@@ -104,7 +105,6 @@ function changeModel() {
   clear();
   $("message-label").textContent = chat ? "Message" : "Text to continue";
   $("send").textContent = chat ? "Send" : "Continue";
-  $("send").disabled = false;
   // A model that follows instructions has one answer, a story has many.
   $("temperature").defaultValue = chat ? 0 : 0.8;
   $("remember").closest("label").hidden = !chat;
@@ -351,6 +351,7 @@ function showValues() {
 
 $("ask").addEventListener("submit", (event) => {
   event.preventDefault();
+  if ($("send").disabled) return; // the list of models is not here yet; what was typed stays
   const text = model().chat ? $("message").value.trim() : $("message").value;
   if (running || !text || !$("controls").reportValidity()) return;
   $("message").value = "";
