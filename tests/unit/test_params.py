@@ -105,6 +105,17 @@ def test_every_profile_fits_and_is_undone_by_another(project: Path, name: str) -
     assert load() == before
 
 
+@pytest.mark.parametrize(
+    "name", ["alice", "book", "library", "python", "shakespeare_gpu", "transfer"]
+)
+def test_what_others_trained_by_adamw_is_not_trained_by_muon(project: Path, name: str) -> None:
+    """The default profile's Muon does not reach into a recipe through a value left out."""
+    apply_profile(name)
+    own = read_yaml(project / PROFILES / f"{name}.yaml")
+    sections = [section for section in own if "optimizer" in (own[section] or {})]
+    assert sections and all(getattr(load(), s).optimizer.muon == 0 for s in sections)
+
+
 def test_a_profile_keeps_comments_and_changes_values(project: Path) -> None:
     apply_profile("library")
     text = (project / PARAMS_FILE).read_text()
