@@ -2,12 +2,14 @@
 
 import math
 import re
+import time
 from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
+from gptmill.serve.engine import Engine
 from tests.browser.conftest import PHONE, OpenPage, assert_fits, picture
 from tests.unit.serve.conftest import Running, eventually, models, running, start
 
@@ -15,6 +17,7 @@ __all__ = ["models", "running", "start"]  # fixtures
 
 CHAT, PLAIN = "instructions:latest", "text:latest"
 PROMPT = "the cat sat on"
+LONG = 4000  # tokens; more than a minute of them
 
 
 def opened(open_page: OpenPage, running: Running, **options) -> Page:
@@ -81,26 +84,31 @@ def test_a_plain_model_continues_the_text(open_page: OpenPage, running: Running)
     assert page.locator(".answer").text_content().removesuffix("■ end") == PROMPT + written
 
 
-@pytest.fixture(scope="module")
-def endless(start: Callable) -> Iterator[Running]:
-    """A server whose answers may be long; the greedy one of its plain model never ends.
+@pytest.fixture
+def slow(start: Callable, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    """A server of 50 tokens a second at most; the greedy answer of its plain model never ends.
 
-    Long enough that a busy machine still sees it run.
+    At full speed a model this small has ended, or flooded the page, before a busy machine stops it.
     """
-    with start(max_tokens=100_000) as own:
+    step = Engine._step
+
+    def delayed(engine: Engine) -> None:
+        time.sleep(0.02)
+        step(engine)
+
+    monkeypatch.setattr(Engine, "_step", delayed)
+    with start(max_tokens=LONG) as own:
         yield own
 
 
 @pytest.mark.parametrize("stop", ["button", "key"])
 def test_an_answer_comes_bit_by_bit_and_can_be_stopped(
-    stop: str, open_page: OpenPage, endless: Running
+    stop: str, open_page: OpenPage, slow: Running
 ) -> None:
-    page = opened(open_page, endless)
+    page = opened(open_page, slow)
     page.get_by_label("Model", exact=True).select_option(PLAIN)
     page.get_by_label("Temperature").fill("0")
-    limit = page.get_by_label("Tokens at most")
-    limit.evaluate("field => field.max = 100000")
-    limit.fill("100000")
+    page.get_by_label("Tokens at most").fill(str(LONG))
     ask(page)
     tokens = page.locator(".token")
     tokens.nth(3).wait_for()
@@ -109,10 +117,10 @@ def test_an_answer_comes_bit_by_bit_and_can_be_stopped(
     button.click() if stop == "button" else page.keyboard.press("Escape")
     expect(page.locator(".figures")).to_have_text(re.compile(r"^\d+ tokens, stopped$"))
     count = tokens.count()
-    assert 3 < count < 100_000
+    assert 3 < count < LONG
     assert page.locator("#status").text_content().startswith("Stopped after: ")
     expect(page.locator("#send")).to_be_visible()
-    engine = endless.service._open["text"].engine
+    engine = slow.service._open["text"].engine
     eventually(lambda: not engine._running)  # the server has stopped too
     assert tokens.count() == count
 
@@ -233,7 +241,7 @@ def test_enter_before_the_models_are_known_keeps_the_text(
 ) -> None:
     page = opened(open_page, running)
     held = []
-    page.route("**/api/tags", held.append)
+    page.route("**/api/tags", lambda route: held.append(route))
     with page.expect_request("**/api/tags"):
         page.reload()
     ask(page)
