@@ -7,8 +7,8 @@ of one shape are one batch in float32, and everything else stays AdamW's.
 import torch
 from torch import Tensor
 
-# One quintic a step: the first three of Polar Express (Amsel et al. 2025), each the best after those
-# before it for singular values between 0.001 and 1. Five steps are usual; docs/log.md has others.
+# One quintic a step: the first three of Polar Express (Amsel et al. 2025), each the best after
+# those before it for singular values from 0.001 to 1. Five are usual; docs/log.md has others.
 COEFFICIENTS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
@@ -19,8 +19,8 @@ COEFFICIENTS = (
 class Muon(torch.optim.AdamW):
     """AdamW, but groups with `muon` above 0 get Muon's update at `muon` times their rate.
 
-    Nesterov momentum of `beta1`, decoupled decay, and the rate of a matrix with more rows than columns grows
-    by √(rows/columns).
+    Nesterov momentum of `beta1`, decoupled decay, and the rate of a matrix with more rows than
+    columns grows by √(rows/columns).
     """
 
     @torch.no_grad()
