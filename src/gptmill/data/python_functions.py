@@ -69,13 +69,17 @@ def _functions(source: str, seen: set[bytes], dropped: Counter[str]) -> Iterator
 
 def headers(text: str) -> Iterator[str]:
     """Decorators, signature and docstring of each function at the margin of `text`, if it has a
-    body beyond them. Nothing of a text that does not parse."""
+    body beyond them. Nothing of a text that does not parse.
+
+    The line break after the docstring is left to the completion: tokenizers join it to the
+    indentation that follows, and on its own it announces an empty line.
+    """
     if not _parses(text):
         return
     lines = text.split("\n")
     for node in ast.parse(text).body:
         if isinstance(node, Function) and ast.get_docstring(node) and len(node.body) > 1:
-            yield "\n".join(lines[_first_line(node) - 1 : node.body[0].end_lineno]) + "\n"
+            yield "\n".join(lines[_first_line(node) - 1 : node.body[0].end_lineno])
 
 
 def is_whole_function(text: str) -> bool:

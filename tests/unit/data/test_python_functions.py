@@ -12,6 +12,7 @@ from gptmill.data.python_functions import headers, is_whole_function, write_func
 from gptmill.data.raw import make_raw
 from gptmill.errors import UserError
 from gptmill.params import Dataset
+from gptmill.tokenizer import train_byte_pairs
 
 FIRST = '''"""A module."""
 import functools
@@ -102,10 +103,20 @@ def test_the_interpreters_own_library(tmp_path: Path) -> None:
 def test_headers_end_with_the_docstring() -> None:
     text = SECOND + '\n\n@cached\ndef f(\n    x,\n):\n    """Do.\n\n    More."""\n    return x\n'
     assert list(headers(text)) == [
-        'def outer(a):\n    """Say a."""\n',
-        '@cached\ndef f(\n    x,\n):\n    """Do.\n\n    More."""\n',
+        'def outer(a):\n    """Say a."""',
+        '@cached\ndef f(\n    x,\n):\n    """Do.\n\n    More."""',
     ]
     assert list(headers("return = 3")) == []
+
+
+def test_a_header_is_cut_where_the_tokenizer_cuts() -> None:
+    """Else a model is asked to go on from tokens that no training text has."""
+    text = SECOND[SECOND.index("def outer") :]
+    tokenizer = train_byte_pairs([text] * 4, 300)
+    (header,) = headers(text)
+    whole, start = tokenizer.encode(text), tokenizer.encode(header)
+    assert whole[: len(start)] == start
+    assert whole[: len(start) + 1] != tokenizer.encode(header + "\n")
 
 
 @pytest.mark.parametrize(

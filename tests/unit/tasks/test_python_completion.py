@@ -38,7 +38,7 @@ class Typist:
 
 
 def test_the_share_that_is_python() -> None:
-    whole, broken = "    return a\n", "    return ((a\n"
+    whole, broken = "\n    return a\n", "\n    return ((a\n"
     typist = Typist({str(n): whole if n % 3 else broken for n in range(9)})
     options = SamplingOptions(max_new_tokens=40, seed=1)
     attempts = complete_functions(typist, TOKENIZER, [MODULE, LONG, "def cut(:"], 20, options)
@@ -54,7 +54,7 @@ def test_the_share_that_is_python() -> None:
 
 
 def test_a_stop_string_ends_a_function() -> None:
-    typist = Typist({str(n): "    return a\n\n\ndef f((" for n in range(9)})
+    typist = Typist({str(n): "\n    return a\n\n\ndef f((" for n in range(9)})
     asked = SamplingOptions(max_new_tokens=40, seed=1)
     stopped = SamplingOptions(max_new_tokens=40, seed=1, stop_strings=("\ndef ",))
     for options, share in ((asked, 0.0), (stopped, 1.0)):
