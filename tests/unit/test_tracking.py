@@ -16,6 +16,8 @@ import pytest
 
 import gptmill
 from gptmill.tracking import Stage, replay, tracking_address, ui_command
+from gptmill.tracking.courier import Courier
+from gptmill.tracking.delivery import Delivery
 from gptmill.tracking.history import executions, read_execution
 from gptmill.tracking.journal import Journal, journal_folder
 from gptmill.tracking.lineage import Execution, is_dirty, is_dvc
@@ -255,6 +257,31 @@ def test_two_processes_at_once_on_no_database(root: Path) -> None:
     assert "tracking:" not in "".join(errors), errors
     assert len(children()) == len(parents()) == 2
     assert {run.info.status for run in runs()} == {"FINISHED"}
+
+
+def test_a_file_kept_while_others_are_sent_arrives_too(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = Delivery._send_file
+    kept = []
+
+    def send_and_keep(delivery: Delivery, *arguments) -> None:
+        if not kept:  # as the stage may, whose courier is at work beside it
+            kept.append(stage.artifact(root / "second.csv", "plots"))
+        send(delivery, *arguments)
+
+    monkeypatch.setattr(Delivery, "_send_file", send_and_keep)
+    monkeypatch.setattr(Courier, "run", lambda courier: None)  # it delivers when told to
+    for name in ("first", "second"):
+        (root / f"{name}.csv").write_text(name)
+    with Stage("pretrain", {"steps": 3}) as stage:
+        stage.artifact(root / "first.csv", "plots")
+        stage._courier._deliver()
+    (child,) = children()
+    assert kept
+    assert [f.path for f in client().list_artifacts(child.info.run_id, "plots")] == [
+        "plots/first.csv", "plots/second.csv",
+    ]  # fmt: skip
 
 
 def test_a_silent_server_costs_a_moment_and_loses_nothing(

@@ -52,7 +52,9 @@ class Delivery:
         self._send(journal, child, [event for _, event in new])
         if new:
             journal.mark_sent(new[-1][0])
-        shutil.rmtree(journal.files, ignore_errors=True)
+        for _, event in new:
+            if event["kind"] == "file":  # no other: the stage may have kept one meanwhile
+                shutil.rmtree(Path(event["path"]).parent, ignore_errors=True)
         if journal.ended and new and new[-1][1].get("status") == "FINISHED":
             journal.remove()
 

@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -101,11 +102,11 @@ class Journal:
         return last != "start"
 
     def keep(self, path: Path) -> Path:
-        """A copy of a file or folder, safe from what the pipeline does next."""
-        copy = self.files / f"{now()}-{os.getpid()}" / path.name
-        copy.parent.mkdir(parents=True, exist_ok=True)
+        """A copy of a file or folder, alone in a new one: safe from what the pipeline does next."""
+        self.files.mkdir(parents=True, exist_ok=True)
+        copy = Path(tempfile.mkdtemp(dir=self.files)) / path.name
         if path.is_dir():
-            shutil.copytree(path, copy, dirs_exist_ok=True)
+            shutil.copytree(path, copy)
         else:
             shutil.copy(path, copy)
         return copy

@@ -86,7 +86,8 @@ def test_the_first_trial_is_the_present_and_the_best_is_ready_to_run(
     study = open_study()
     enqueue(study, 2e-4, 9e-3)
     study.run(trials=3, timeout=None)
-    assert [trial.value for trial in study.study.trials] == [1.5e-3, 2e-4, 9e-3]
+    present = read_yaml(PARAMS_FILE)["pretrain"]["optimizer"]["learning_rate"]
+    assert [trial.value for trial in study.study.trials] == [present, 2e-4, 9e-3]
     assert study.command() == "dvc exp run -S 'pretrain.optimizer.learning_rate=0.0002'"
     assert "validation/loss 0.0002 (best 0.0002, trial 1)" in capsys.readouterr().out
     assert not list(study.folder.glob("trial-*")), "what trials wrote is gone"
