@@ -1,4 +1,4 @@
-# Two commands: `make repro` runs the pipeline, `make test` lints and tests. Both set up .venv first.
+# `make repro` runs the pipeline, `make test` lints and tests. Both set up .venv first.
 PROFILE ?=
 VENV := .venv
 PYTHON ?= python3
@@ -7,29 +7,52 @@ ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 export DVC_NO_ANALYTICS := true
 export MLFLOW_DISABLE_TELEMETRY := true
 
+# The page shows wall times, so it is as old as the oldest it shows: none may be newer than it.
+FRESH_REPORT := [ -f report/index.html ] && \
+	[ -z "$$(find timings -name '*.json' ! -name report.json -newer report/index.html)" ]
+
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test browser docs ui clean
+.PHONY: help setup repro test test-faults check coverage lint types browser docs ui lock audit sbom clean
 
 help: ## what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
 
-# Installed anew only when the pins change.
-$(VENV)/pipeline: pyproject.toml constraints.txt
+# What the lock in requirements/ names, nothing else, and every file by its hash. PyTorch comes after
+# it, unhashed: its builds differ by platform and index (docs/dependencies.md). Only when a lock
+# changes is anything installed.
+PIP := $(VENV)/bin/pip --disable-pip-version-check --quiet
+LOCKED := $(PIP) install --require-hashes --no-deps --no-build-isolation
+define install
+	$(LOCKED) -r requirements/build.txt
+	$(LOCKED) -r requirements/$(1).txt
+	$(PIP) install -r requirements/torch.txt
+	$(PIP) install --no-deps --no-build-isolation -e .
+	$(PIP) check
+endef
+
+$(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("gptmill needs Python 3.11 or later; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serve]'
+
+$(VENV)/pipeline: pyproject.toml $(addprefix requirements/,build.txt pipeline.txt torch.txt) | $(VENV)/bin/python
+	$(call install,pipeline)
 	@$(VENV)/bin/gptmill plots >/dev/null
 	@touch $@
 
-$(VENV)/test: $(VENV)/pipeline
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,serve,docs,sweep,test]'
+$(VENV)/test: $(VENV)/pipeline requirements/test.txt
+	$(call install,test)
 	@touch $@
 
-setup: $(VENV)/pipeline ## virtual environment with pinned packages
+$(VENV)/supply: requirements/supply.txt | $(VENV)/bin/python
+	$(LOCKED) -r requirements/supply.txt
+	@touch $@
+
+setup: $(VENV)/pipeline ## virtual environment with the locked packages
 
 repro: $(VENV)/pipeline ## run the pipeline; PROFILE=name switches to profiles/name.yaml first
 	@if [ -n "$(PROFILE)" ]; then gptmill profile "$(PROFILE)"; fi
 	dvc repro
+	@$(FRESH_REPORT) || dvc repro --quiet --force --single-item report
 	@echo
 	@echo "report:  $(CURDIR)/report/index.html"
 	@echo "MLflow:  make ui"
@@ -44,10 +67,26 @@ tests/browser/node_modules/.package-lock.json: tests/browser/package-lock.json
 	@npm ci --prefix tests/browser --ignore-scripts --no-audit --no-fund \
 		|| echo "npm packages could not be installed: tests that need them are skipped"
 
-test: $(VENV)/test browser ## ruff and every test
+test: browser lint types ## ruff, mypy and every test
+	python -m pytest -q -n 2 --dist loadfile
+
+QUICK := python -m pytest -q -n 2 --dist loadfile -m 'not slow' tests/unit tests/pipeline/test_house.py
+
+check: lint types ## what to run before a commit: ruff, mypy, the quick unit tests
+	$(QUICK)
+
+coverage: $(VENV)/test ## the quick unit tests, and the lines they reach
+	$(QUICK) --cov --cov-report=term:skip-covered
+
+lint: $(VENV)/test
 	ruff check .
 	ruff format --check .
-	python -m pytest -q -n 2 --dist loadfile
+
+types: $(VENV)/test
+	mypy
+
+test-faults: $(VENV)/test ## stop and starve every stage at random; writes docs/reliability.md
+	GPTMILL_WRITE_RELIABILITY=1 python -m pytest -q tests/faults -m "faults or not faults"
 
 docs: $(VENV)/test ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
@@ -56,5 +95,29 @@ docs: $(VENV)/test ## the documentation, into site/
 ui: $(VENV)/pipeline ## MLflow on loopback
 	gptmill track ui
 
+# One version of each package for every platform and Python. What is locked stays, unless UPGRADE
+# says otherwise: `make lock UPGRADE='-P numpy'`, all with `-U`; torch's pin is edited by hand.
+UPGRADE ?=
+COMPILE = UV_CUSTOM_COMPILE_COMMAND='make lock' $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 \
+	--fork-strategy fewest --generate-hashes --annotation-style line --no-emit-package torch \
+	--constraints requirements/torch.txt -o requirements/$(1).txt
+
+lock: $(VENV)/supply ## write requirements/ and versions.yaml anew, from the ranges of pyproject.toml
+	$(call COMPILE,test) $(UPGRADE) pyproject.toml --all-extras
+	$(call COMPILE,pipeline) -c requirements/test.txt pyproject.toml --extra pipeline --extra serve
+	$(call COMPILE,build) -c requirements/test.txt --group build
+	$(call COMPILE,supply) $(UPGRADE) -c requirements/test.txt --group supply
+	$(MAKE) setup
+	gptmill versions --accept
+
+AUDIT := pip-audit --progress-spinner off --no-deps --disable-pip -r requirements/test.txt -r requirements/torch.txt
+
+audit: $(VENV)/supply ## known vulnerabilities of the locked packages
+	$(AUDIT)
+
+sbom: $(VENV)/supply ## what is locked, as a CycloneDX bill of materials in sbom.json
+	$(AUDIT) --format cyclonedx-json --output sbom.json || test -s sbom.json
+
 clean: ## remove what the pipeline made (not the environment, not the download cache)
-	rm -rf data/* models/* report dvc_plots timings plots metrics .state/pretrain .state/finetune_* .dvc/cache .dvc/tmp
+	find data models -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
+	rm -rf report dvc_plots timings plots metrics .state/pretrain .state/finetune_* .dvc/cache .dvc/tmp

@@ -27,7 +27,8 @@ from llms_from_scratch.ch05 import load_weights_into_gpt
 from llms_from_scratch.kv_cache import gpt2 as book_cached
 
 from gptmill.generate.torch_decoder import TorchDecoder
-from gptmill.model.gpt2 import GPT2, GPT2_SIZES, count_parameters, gpt2_config
+from gptmill.model.config import GPT2_SIZES, gpt2_config
+from gptmill.model.gpt2 import GPT2, count_parameters
 from gptmill.weights.openai import BLOCK_NAMES, NAMES
 
 PROMPT = [6109, 3626, 6100, 345]  # "Every effort moves you"

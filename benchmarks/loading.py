@@ -21,7 +21,8 @@ from pathlib import Path
 
 import torch
 
-from gptmill.model.gpt2 import GPT2, GPT2_SIZES, gpt2_config
+from gptmill.model.config import GPT2_SIZES, gpt2_config
+from gptmill.model.gpt2 import GPT2
 from gptmill.tokenizer import byte_pairs_from_merges
 from gptmill.weights.folder import load_language_model, save_model
 from gptmill.weights.safetensors import SINGLE

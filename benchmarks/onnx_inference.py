@@ -28,16 +28,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gptmill.export.gguf import export_gguf
+from gptmill.export.onnx import export_classifier, export_language_model
+from gptmill.export.quantize import quantized
 from gptmill.generate.loop import Decoder
 from gptmill.generate.torch_decoder import TorchDecoder
 from gptmill.model.classifier import GPT2Classifier
-from gptmill.model.gpt2 import GPT2, GPT2_SIZES, gpt2_config
-from gptmill.onnx.export import export_classifier, export_language_model
-from gptmill.onnx.quantize import quantized
-from gptmill.onnx.session import OnnxDecoder, open_session
+from gptmill.model.config import GPT2_SIZES, gpt2_config
+from gptmill.model.gpt2 import GPT2
+from gptmill.runtime.session import OnnxDecoder, open_session
 from gptmill.tokenizer import byte_pairs_from_merges
 from gptmill.weights.folder import load_classifier, load_language_model, save_model
-from gptmill.weights.gguf import export_gguf
 
 PROMPT = [464, 3280, 318, 25]
 TEXT_TOKENS = 120
@@ -87,7 +88,7 @@ for line in sys.stdin:
 FIRST_TOKEN = """
 import time
 from gptmill.generate.sampling import SamplingOptions
-from gptmill.onnx.session import Generator
+from gptmill.runtime.session import Generator
 generator = Generator({folder!r}, {threads})
 next(generator.stream({prompt}, SamplingOptions(max_new_tokens=4)))
 print(time.monotonic())

@@ -16,18 +16,37 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from gptmill.errors import UserError
-from gptmill.files import atomic_file, atomic_folder, write_json
+from gptmill.files import atomic_file, atomic_folder, disk_error, write_json
+from gptmill.process.interrupt import end_at_once, in_order
+from gptmill.process.parent import end_with_parents
+from gptmill.versions import VERSIONS_FILE, require_recorded
 
 
 def run(main: Callable[..., None]) -> None:
-    """Call `main` with the command line's arguments; a `UserError` is a message and status 1."""
-    parser = argparse.ArgumentParser(description=inspect.getmodule(main).__doc__)
+    """Call `main` with the command line's arguments, while its outputs are this process's own.
+
+    A `UserError`, and what the disk refuses, is a message and status 1; Ctrl-C is a line and 130.
+    """
+    # Not at the top: until the last lines below have run, Ctrl-C would show a traceback.
+    from gptmill.process.outputs import claimed
+
+    module = inspect.getmodule(main)
+    parser = argparse.ArgumentParser(description=module.__doc__)
     for name, parameter in inspect.signature(main).parameters.items():
         parser.add_argument(f"--{name}", type=parameter.annotation, required=True)
+    arguments = vars(parser.parse_args())
+    stage = Path(module.__file__).stem
     try:
-        main(**vars(parser.parse_args()))
+        require_recorded(Path(__file__).resolve().parents[1] / VERSIONS_FILE)
+        with in_order(stage), claimed(stage, arguments):
+            main(**arguments)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        told = disk_error(error, Path(error.filename or "."))
+        if told is None:
+            raise
+        sys.exit(f"error: {told}")
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -47,3 +66,12 @@ def write_curves(folder: Path, curves: dict[str, list[dict[str, Any]]]) -> None:
                 write_json(beside / "samples.json", rows)
             else:
                 write_rows(beside / f"{name}.csv", rows)
+
+
+# `python -m` has not yet found the stage's own module: its imports, which take seconds, are next.
+if sys.argv[0] == "-m":
+    end_at_once(
+        sys.orig_argv[sys.orig_argv.index("-m") + 1].rpartition(".")[2],
+        otherwise="nothing was half written, and the same command starts it again",
+    )
+    end_with_parents()

@@ -5,21 +5,23 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from gptmill.data.spam import read_split
+from gptmill.data.classification import read_split
 from gptmill.data.tokens import TokenSplit
-from gptmill.files import atomic_folder, read_json, write_json
-from gptmill.onnx.export import export_classifier, export_language_model
-from gptmill.onnx.parity import (
+from gptmill.engine.runtime import SMALL_MODEL
+from gptmill.engine.workers import ALONE, Workers
+from gptmill.export.graph import DENSE
+from gptmill.export.onnx import export_classifier, export_language_model
+from gptmill.export.parity import (
     answered,
-    classifier_reference,
     halves,
-    measure_classifier,
-    measure_language_model,
+    measure_classifiers,
+    measure_language_models,
     require_parity,
 )
-from gptmill.onnx.quantize import publish_within_budget, quantized
-from gptmill.onnx.served import content_hashes
-from gptmill.params import Parameters, load
+from gptmill.export.quantize import keep_within_budget, quantized
+from gptmill.files import atomic_folder, read_json
+from gptmill.params import ExportOnnx, Parameters, load
+from gptmill.runtime.mlflow_pyfunc import content_hashes
 from gptmill.tokenizer import load_tokenizer
 from gptmill.tracking import Stage
 from stages import run
@@ -35,6 +37,7 @@ TESTED = {
     "language_model": ("perplexity", False),
     "instructions": ("perplexity", False),
 }
+FLOAT32_BYTES = 4
 PASSAGES = 32  # held-out texts that each language model is measured on
 PASSAGE_TOKENS = 8192  # of the split they are taken from
 
@@ -45,7 +48,7 @@ def main(
     classifier: Path,
     tokens: Path,
     entries: Path,
-    messages: Path,
+    labelled: Path,
     output: Path,
     metrics: Path,
 ) -> None:
@@ -60,28 +63,27 @@ def main(
         Stage("export_onnx", section.model_dump(), models) as stage,
         atomic_folder(output) as folder,
     ):
+        layers = {"": DENSE, **{f"-{m}": quantized(m) for m in section.quantisation}}
         for name, model in models.items():
-            EXPORTS[name](model, folder / name, opset=section.opset)
-        measures = _measures(parameters, models, folder, tokens, entries, messages)
-        results = {}
-        for name, measure in measures.items():
-            results |= measure(folder / name, prefix=f"{name}/")
-        require_parity(results, section.tolerance)
-        for method in section.quantisation:
-            for name, measure in measures.items():
-                variant = f"{name}-{method}"
-                results |= publish_within_budget(
-                    partial(
-                        EXPORTS[name], models[name], opset=section.opset, layers=quantized(method)
-                    ),
-                    partial(measure, prefix=f"{variant}/"),
-                    folder / variant,
-                    section.budget,
-                    f"{variant}/",
-                )
-        write_json(metrics, results)
-        stage.metrics(results)
-        data = {"classifier": messages, "language_model": tokens, "instructions": entries}
+            for variant, stored in layers.items():
+                EXPORTS[name](model, folder / (name + variant), opset=section.opset, layers=stored)
+        workers, threads = _shared_out(parameters.runtime.threads, folder)
+        measures = _measures(parameters, models, tokens, entries, labelled)
+
+        def measure(name: str) -> list[dict[str, float]]:
+            return measures[name](
+                [folder / (name + variant) for variant in layers], threads=threads
+            )
+
+        with workers:
+            measured = dict(zip(measures, workers.map(measure, measures)))
+        results = _published(measured, list(layers), folder, section)
+        stage.write_metrics(metrics, results)
+        data = {
+            "classifier": labelled / "test.csv",
+            "language_model": tokens,
+            "instructions": entries,
+        }
         for name, (metric, higher_is_better) in TESTED.items():
             reference = {
                 "task": "classify" if name == "classifier" else "generate",
@@ -93,15 +95,9 @@ def main(
 
 
 def _measures(
-    parameters: Parameters,
-    models: dict[str, Path],
-    folder: Path,
-    tokens: Path,
-    entries: Path,
-    messages: Path,
-) -> dict[str, Callable[..., dict[str, float]]]:
-    """What each model's ONNX folders are measured with: held-out text, and PyTorch's answers."""
-    threads = parameters.runtime.threads
+    parameters: Parameters, models: dict[str, Path], tokens: Path, entries: Path, labelled: Path
+) -> dict[str, Callable[..., list[dict[str, float]]]]:
+    """What each model's ONNX folders are measured with: the model and held-out text."""
     texts = TokenSplit(tokens, "validation").texts(
         load_tokenizer(tokens / "tokenizer"), PASSAGE_TOKENS
     )
@@ -111,28 +107,49 @@ def _measures(
     }
     measures = {
         name: partial(
-            measure_language_model,
+            measure_language_models,
             model_folder=models[name],
             passages=found,
             greedy_steps=parameters.export_onnx.greedy_steps,
-            threads=threads,
         )
         for name, found in passages.items()
     }
-    labelled = read_split(messages)
-    classifier_texts = list(labelled["text"])
-    return {
-        **measures,
-        "classifier": partial(
-            measure_classifier,
-            reference=classifier_reference(
-                folder / "classifier", models["classifier"], classifier_texts
-            ),
-            texts=classifier_texts,
-            labels=list(labelled["label"]),
-            threads=threads,
-        ),
-    }
+    test = read_split(labelled, "test")
+    measures["classifier"] = partial(
+        measure_classifiers,
+        model_folder=models["classifier"],
+        texts=list(test["text"]),
+        labels=list(test["label"]),
+    )
+    return measures
+
+
+def _shared_out(threads: int, folder: Path) -> tuple[Workers, int]:
+    """Who measures, and on how many threads each: small models side by side, as in training."""
+    largest = max(path.stat().st_size for path in folder.rglob("model.onnx*"))
+    small = largest < SMALL_MODEL * FLOAT32_BYTES
+    return (Workers(threads), 1) if small else (ALONE, threads)
+
+
+def _published(
+    measured: dict[str, list[dict[str, float]]],
+    variants: list[str],
+    folder: Path,
+    section: ExportOnnx,
+) -> dict[str, float]:
+    """All that was measured, each key with its folder's name; stops without parity, and removes
+    what is outside the budget."""
+    results = {}
+    for place, variant in enumerate(variants):
+        for name, found in measured.items():
+            prefix = f"{name}{variant}/"
+            results |= {prefix + key: value for key, value in found[place].items()}
+            if variant:
+                kept = keep_within_budget(folder / prefix, section.budget, results, prefix)
+                results[f"{prefix}published"] = int(kept)
+        if not variant:
+            require_parity(results, section.tolerance)
+    return results
 
 
 if __name__ == "__main__":

@@ -16,8 +16,7 @@ def main(responses: Path, output: Path, metrics: Path) -> None:
         results, scores = judge(read_answers(responses), section, state=state_root() / "judge")
         with atomic_folder(output) as folder:
             write_json(folder / "scores.json", scores)
-        write_json(metrics, results)
-        stage.metrics(results)
+        stage.write_metrics(metrics, results)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from gptmill.data.tokens import TokenSplit
 from gptmill.engine.runtime import open_runtime
-from gptmill.files import write_json
 from gptmill.generate.loop import generate
 from gptmill.generate.sampling import SamplingOptions
 from gptmill.generate.torch_decoder import TorchDecoder
@@ -24,7 +23,7 @@ def main(task: str, pretrained: Path, tokens: Path, output: Path, metrics: Path)
     inputs = {"pretrained": pretrained, "tokens": tokens}
     with Stage(f"load_gpt2_{task}", section.model_dump(), inputs) as stage:
         runtime = open_runtime(**dict(parameters.runtime))
-        model, tokenizer, origin = read_foundation(
+        model, tokenizer, origin, stops = read_foundation(
             section.source, section.location, section.revision, section.context_length
         )
         model.to(runtime.device)
@@ -38,10 +37,9 @@ def main(task: str, pretrained: Path, tokens: Path, output: Path, metrics: Path)
         stage.text("sample", 0, section.prompt + sample)
         results = {"parameters": count_parameters(model), **likelihood.metrics()}
         provenance = stage.provenance() | {"foundation": origin}
-        save_model(output, model, tokenizer, provenance=provenance)
+        save_model(output, model, tokenizer, provenance=provenance, stop_tokens=stops)
         stage.reference({"model": output})
-        write_json(metrics, results)
-        stage.metrics(results)
+        stage.write_metrics(metrics, results)
 
 
 if __name__ == "__main__":

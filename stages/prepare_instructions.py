@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from gptmill.data.instructions import prepare
-from gptmill.files import write_json
 from gptmill.params import load
 from gptmill.tracking import Stage
 from stages import run
@@ -20,8 +19,7 @@ def main(entries: Path, output: Path, metrics: Path) -> None:
             test_fraction=section.test_fraction,
             seed=parameters.runtime.seed,
         )
-        write_json(metrics, counts)
-        stage.metrics(counts)
+        stage.write_metrics(metrics, counts)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
+from gptmill.card import ModelCard
 from gptmill.engine.runtime import open_runtime
 from gptmill.files import atomic_folder, read_json, write_json
 from gptmill.generate.sampling import SamplingOptions
-from gptmill.generate.torch_decoder import TorchDecoder
 from gptmill.judge.reference import response_metrics
 from gptmill.params import load
 from gptmill.tasks.respond import respond
-from gptmill.tokenizer import load_tokenizer
+from gptmill.tokenizer import load_stop_tokens, load_tokenizer
 from gptmill.tracking import Stage
-from gptmill.weights.folder import load_language_model, load_prompt_style, load_stop_tokens
+from gptmill.weights.folder import load_language_model
 from stages import run
 
 
@@ -21,22 +21,22 @@ def main(model: Path, entries: Path, output: Path, metrics: Path) -> None:
     with Stage("respond", section.model_dump(), {"model": model, "entries": entries}) as stage:
         runtime = open_runtime(**dict(parameters.runtime))
         responses = respond(
-            TorchDecoder(load_language_model(model).to(runtime.device)),
+            load_language_model(model).to(runtime.device),
             load_tokenizer(model),
             read_json(entries),
-            load_prompt_style(model),
+            ModelCard.read(model).prompt_style,
             SamplingOptions(
                 **dict(section.sampling),
                 stop_tokens=tuple(load_stop_tokens(model)),
                 seed=parameters.runtime.seed,
             ),
             section.batch_size,
+            runtime,
         )
         with atomic_folder(output) as folder:
             write_json(folder / "responses.json", responses)
         results = response_metrics(responses)
-        write_json(metrics, results)
-        stage.metrics(results)
+        stage.write_metrics(metrics, results)
 
 
 if __name__ == "__main__":

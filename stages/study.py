@@ -35,8 +35,7 @@ def main(pretrained: Path, tokens: Path, metrics: Path, plots: Path) -> None:
         findings = study(subject, section, seed)
         write_findings(plots, findings)
         results = {f"{f.name}/{n}": value for f in findings for n, value in f.metrics.items()}
-        write_json(metrics, results)
-        stage.metrics(results)
+        stage.write_metrics(metrics, results)
         stage.artifact(plots)
         stage.timing({name: value for f in findings for name, value in f.timings.items()})
 

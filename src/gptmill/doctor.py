@@ -3,16 +3,20 @@
 import os
 import shutil
 import socket
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from gptmill.errors import UserError
+from gptmill.errors import UserError, without_credentials
+from gptmill.files import state_root
 
 GIBIBYTE = 2**30
 NEEDED_DISK = 4 * GIBIBYTE  # environment, data, models and DVC's cache of the default profile
 NEEDED_MEMORY = 4 * GIBIBYTE
 PROBE_SECONDS = 1.0
+WRITTEN = ("data", "models", "metrics", "plots", "report", "timings", ".state")
+TRAINED = ("pretrain", "finetune_classifier", "finetune_instructions")  # stages with checkpoints
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,8 @@ class Check:
 
 
 def examine() -> list[Check]:
-    """Every check, in the order a new user meets the things."""
-    return [
+    """Every check, in the order a new user meets the things; no finding holds credentials."""
+    checks = [
         _disk(),
         _memory(),
         _device(),
@@ -35,6 +39,26 @@ def examine() -> list[Check]:
         _ollama(),
         _mirror(),
     ]
+    return [replace(check, finding=without_credentials(check.finding)) for check in checks]
+
+
+def clean() -> Iterator[str]:
+    """Remove what kills and unfinished runs left, except for what a living process holds; a line
+    for each. Finished downloads, the judge's replies and MLflow's journals stay.
+    """
+    from gptmill.engine.checkpoint import remove_unfinished
+    from gptmill.process.leftovers import leftovers, settle, size
+
+    for folder in WRITTEN:
+        for left in leftovers(Path(folder)):
+            mebibytes = size(left) / 2**20
+            what = settle(left)
+            yield f"{what} {left} ({mebibytes:.1f} MiB half written)"
+    for stage in TRAINED:
+        yield from remove_unfinished(state_root() / stage)
+    for rejected in sorted((state_root() / "downloads").glob("*.rejected")):
+        rejected.unlink()
+        yield f"removed {rejected}: a download with another checksum than its manifest's"
 
 
 def _disk() -> Check:
@@ -53,16 +77,24 @@ def _memory() -> Check:
 
 
 def _device() -> Check:
+    import torch
+
     from gptmill.engine.runtime import open_runtime
 
     try:
         runtime = open_runtime(seed=0, threads=os.cpu_count() or 1, precision="auto")
     except UserError as error:
         return Check("device", "FAIL", str(error))
-    gigaflops = runtime.peak_flops() / 1e9
-    precision = str(runtime.dtype).removeprefix("torch.")
-    finding = f"{runtime.device}, {os.cpu_count()} cores, {gigaflops:.0f} GFLOP/s in {precision}"
-    return Check("device", "ok", finding)
+    rates = [
+        f"{replace(runtime, dtype=dtype).peak_flops() / 1e9:.0f} GFLOP/s in {_name(dtype)}"
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    finding = f"{runtime.device}, {os.cpu_count()} cores, {', '.join(rates)}"
+    return Check("device", "ok", f"{finding}; precision auto takes {_name(runtime.dtype)}")
+
+
+def _name(dtype: object) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _parameters() -> Check:

@@ -7,25 +7,28 @@ only stages and the command line call `load`.
 """
 
 import difflib
-import io
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from gptmill.errors import UserError
-from gptmill.files import atomic_file
+from gptmill.sources import (
+    Entries,
+    Labelled,
+    Positive,
+    Section,
+    Text,
+)
 
-Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """A frozen mapping of known keys and strict types (an integer is accepted as a float)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Runtime(Section):
@@ -37,19 +40,10 @@ class Runtime(Section):
     compile: bool = Field(description="torch.compile the training step; pays after a minute or so")
 
 
-class Dataset(Section):
-    source: str = Field(
-        description="'embedded', or a manifest of addresses and SHA-256 hashes; a corpus also "
-        "'stdlib', Python's own functions, or a folder of *.txt such as own/text"
-    )
-    count: Positive = Field(description="documents or entries to make when embedded")
-    seed: int = Field(ge=0, description="seed of the embedded source")
-
-
 class Download(Section):
-    corpus: Dataset = Field(description="text to pretrain on")
-    spam: Dataset = Field(description="labelled messages")
-    instructions: Dataset = Field(description="instruction, input, output entries")
+    corpus: Text = Field(description="text to pretrain on")
+    classification: Labelled = Field(description="labelled texts")
+    instructions: Entries = Field(description="instructions or conversations with their answers")
 
 
 class Tokenize(Section):
@@ -62,6 +56,17 @@ class Tokenize(Section):
     test_fraction: Fraction = Field(description="share of documents kept for the report")
     shard_tokens: Positive = Field(description="tokens in one memory-mapped file")
 
+    @model_validator(mode="after")
+    def _something_to_train_on_and_to_validate(self) -> "Tokenize":
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                "validation_fraction and test_fraction leave nothing to train on: "
+                f"{self.validation_fraction} + {self.test_fraction}"
+            )
+        if not self.validation_fraction:
+            raise ValueError("validation_fraction is 0: training chooses its best weights by it")
+        return self
+
 
 class Architecture(Section):
     layers: Positive = Field(description="transformer blocks")
@@ -73,6 +78,12 @@ class Architecture(Section):
     activation: Literal["gelu_new", "gelu", "relu"] = Field(description="feed-forward activation")
     tied_head: bool = Field(description="output head shares the token embedding")
     positions: Literal["learned", "none"] = Field(description="position embedding")
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "Architecture":
+        if self.width % self.heads:
+            raise ValueError(f"heads {self.heads} does not divide width {self.width}")
+        return self
 
 
 class Optimizer(Section):
@@ -142,6 +153,15 @@ class Pretrain(Section):
         ge=0, description="held-out Python functions to complete at the end; 0 is off"
     )
 
+    @model_validator(mode="after")
+    def _strides_within_the_window(self) -> "Pretrain":
+        if self.evaluation_stride > self.model.context_length:
+            raise ValueError(
+                f"evaluation_stride {self.evaluation_stride} is more than model.context_length "
+                f"{self.model.context_length}: tokens between two windows would not be scored"
+            )
+        return self
+
 
 class Study(Section):
     tokens: Positive = Field(description="held-out tokens that the study looks at")
@@ -167,12 +187,27 @@ class LoadGPT2(Section):
     instructions: Foundation
 
 
-class PrepareSpam(Section):
+class PrepareClassification(Section):
     balance: Literal["undersample", "natural"] = Field(
-        description="equal classes by undersampling, or all messages with class weights"
+        description="equal classes by undersampling, or all texts with class weights"
     )
-    train_fraction: Fraction = Field(description="share of messages to train on")
+    stratified: bool = Field(
+        description="split each label by itself; false draws from all, as the book does. Splits "
+        "that the source gives are kept"
+    )
+    train_fraction: Fraction = Field(description="share of texts to train on")
     validation_fraction: Fraction = Field(description="share to choose by; the rest is the test")
+
+    @model_validator(mode="after")
+    def _three_splits(self) -> "PrepareClassification":
+        if not (self.train_fraction and self.validation_fraction) or (
+            self.train_fraction + self.validation_fraction >= 1
+        ):
+            raise ValueError(
+                "train_fraction and validation_fraction must both be above 0 and leave a test: "
+                f"{self.train_fraction} + {self.validation_fraction}"
+            )
+        return self
 
 
 class LowRank(Section):
@@ -198,6 +233,16 @@ class FinetuneClassifier(Section):
         description="tokens kept, and padded to by padded_last; 0 is the longest training text, "
         "and more than the model's context is the context",
     )
+    long_texts: Literal["head", "tail", "windows"] = Field(
+        description="of a longer text: its first tokens, its last, or all in windows whose logits "
+        "are averaged"
+    )
+    threshold: float = Field(
+        ge=0,
+        lt=1,
+        description="probability from which the second of two labels is chosen; 0 is found on the "
+        "validation split, for macro-F1",
+    )
     epochs: Positive
     training: Training
     optimizer: Optimizer
@@ -207,6 +252,18 @@ class PrepareInstructions(Section):
     train_fraction: Fraction = Field(description="share of entries to train on")
     test_fraction: Fraction = Field(description="share to answer and judge; the rest validates")
     prompt_style: Literal["alpaca", "phi3"]
+
+    @model_validator(mode="after")
+    def _three_splits(self) -> "PrepareInstructions":
+        # 0.85 + 0.15 leave 5e-17.
+        if not (self.train_fraction and self.test_fraction) or (
+            self.train_fraction + self.test_fraction > 1 - 1e-9
+        ):
+            raise ValueError(
+                "train_fraction and test_fraction must both be above 0 and leave some to validate: "
+                f"{self.train_fraction} + {self.test_fraction}"
+            )
+        return self
 
 
 class FinetuneInstructions(Section):
@@ -258,7 +315,20 @@ class Judge(Section):
     retries: int = Field(ge=0, description="further attempts per entry")
     requests_in_flight: Positive
     minimum_coverage: Fraction = Field(description="share of entries scored, or the stage fails")
+    on_failed_controls: Literal["warn", "fail"] = Field(
+        description="what a judge that fails its controls does to the stage"
+    )
     bootstrap_samples: Positive = Field(description="resamples behind the interval of the mean")
+
+    @field_validator("host")
+    @classmethod
+    def _names_no_user(cls, host: str) -> str:
+        if "@" in host:
+            raise ValueError(
+                "a user or password would go from here into dvc.lock and git (keys belong into "
+                "OPENAI_API_KEY or OLLAMA_API_KEY)"
+            )
+        return host
 
 
 class Parameters(Section):
@@ -271,7 +341,7 @@ class Parameters(Section):
     pretrain: Pretrain
     study: Study
     load_gpt2: LoadGPT2
-    prepare_spam: PrepareSpam
+    prepare_classification: PrepareClassification
     finetune_classifier: FinetuneClassifier
     prepare_instructions: PrepareInstructions
     finetune_instructions: FinetuneInstructions
@@ -281,6 +351,7 @@ class Parameters(Section):
 
 
 PARAMS_FILE = Path("params.yaml")
+_read: dict[Path, dict[str, Any]] = {}
 
 
 def load(path: Path = PARAMS_FILE) -> Parameters:
@@ -290,7 +361,19 @@ def load(path: Path = PARAMS_FILE) -> Parameters:
         UserError: the file is missing or malformed, or a key is unknown (the nearest known name
             is given), missing, of the wrong type or out of bounds; every fault is listed.
     """
-    return parse(read_yaml(path), str(path))
+    values = read_yaml(path)
+    _read[path.resolve()] = values
+    return parse(values, str(path))
+
+
+def as_loaded(path: Path = PARAMS_FILE) -> dict[str, Any]:
+    """The plain values that this process works with: as `load` found them, whatever was written to
+    the file since; read now if they were not loaded.
+
+    Raises:
+        UserError: the file is missing or malformed.
+    """
+    return _read[path.resolve()] if path.resolve() in _read else read_yaml(path)
 
 
 def parse(values: dict[str, Any], origin: str) -> Parameters:
@@ -315,84 +398,45 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted names, as `dvc exp run -S` takes them."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
 def _fault(fault: Any) -> str:
     """One pydantic error as a line: where, what, and the nearest known name."""
     location = [str(part) for part in fault["loc"]]
-    where = ".".join(location)
+    # Of a choice of sources pydantic names the chosen one too, which no key does.
+    where = ".".join(p for i, p in enumerate(location) if i != 2 or location[0] != "download")
     if fault["type"] == "extra_forbidden":
         near = difflib.get_close_matches(location[-1], _keys_at(location[:-1]), n=1)
         return f"{where}: unknown key" + (f"; did you mean '{near[0]}'?" if near else "")
     if fault["type"] == "missing":
         return f"{where}: missing"
+    if fault["type"] == "value_error" and isinstance(fault["input"], dict):
+        return f"{where}: {fault['ctx']['error']}"
     return f"{where}: {fault['msg'][0].lower()}{fault['msg'][1:]}, got {fault['input']!r}"
 
 
 def _keys_at(location: list[str]) -> list[str]:
-    section: type[Section] = Parameters
+    kinds: tuple[Any, ...] = (Parameters,)
     for part in location:
-        section = section.model_fields[part].annotation  # type: ignore[assignment]
-    return list(section.model_fields)
+        chosen = [k for k in kinds if "source" in k.model_fields and part in sources_of(k)]
+        kinds = tuple(chosen) or sections_of(kinds[0].model_fields[part].annotation)
+    return list(kinds[0].model_fields)
 
 
-def describe(section: type[Section] = Parameters, prefix: str = "") -> list[tuple[str, str, str]]:
-    """Every leaf of the tree as (dotted name, type, meaning)."""
-    rows = []
-    for name, field in section.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Section):
-            rows += describe(kind, f"{prefix}{name}.")
-            continue
-        choices = get_args(kind) if get_origin(kind) is Literal else ()
-        type_name = " | ".join(choices) or getattr(kind, "__name__", str(kind))
-        rows.append((f"{prefix}{name}", type_name, field.description or ""))
-    return rows
+def sections_of(annotation: Any) -> tuple[type[Section], ...]:
+    """The sections that a field may be: one, those of a choice, or none."""
+    kinds = get_args(annotation) or (annotation,)
+    return tuple(k for k in kinds if isinstance(k, type) and issubclass(k, Section))
 
 
-PROFILES = Path("profiles")
-
-
-def list_profiles() -> list[tuple[str, str]]:
-    """Each profile's name and title, which is the first comment line of its file."""
-    rows = []
-    for path in sorted(PROFILES.glob("*.yaml")):
-        first = path.read_text(encoding="utf-8").splitlines()[0]
-        rows.append((path.stem, first.removeprefix("#").strip()))
-    return rows
-
-
-def apply_profile(name: str, path: Path = PARAMS_FILE) -> None:
-    """Write the default profile, then the overlay `profiles/NAME.yaml`, into params.yaml.
-
-    Comments and order of params.yaml stay. The default, `calibration`, names every value, so that
-    nothing of the former profile is left.
-
-    Raises:
-        UserError: no such profile (the nearest is named), or a result that does not fit the tree;
-            params.yaml is then untouched.
-    """
-    known = [profile for profile, _ in list_profiles()]
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(known)}"
-        raise UserError(f"no profile '{name}' in {PROFILES}/; {hint}")
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 1000  # leave lines as they are
-    document = yaml.load(path.read_text(encoding="utf-8"))
-    for overlay in dict.fromkeys(("calibration", name)):
-        _overlay(document, read_yaml(PROFILES / f"{overlay}.yaml"))
-    document["profile"] = name
-    text = io.StringIO()
-    yaml.dump(document, text)
-    parse(YAML(typ="safe", pure=True).load(text.getvalue()), f"profile {name}")
-    with atomic_file(path) as beside:
-        beside.write_text(text.getvalue(), encoding="utf-8")
-
-
-def _overlay(target: dict[str, Any], values: dict[str, Any]) -> None:
-    """Set values in place, so that the comments around them survive."""
-    for key, value in values.items():
-        if isinstance(value, dict) and isinstance(target.get(key), dict):
-            _overlay(target[key], value)
-        else:
-            target[key] = value
+def sources_of(kind: type[Section]) -> tuple[str, ...]:
+    return get_args(kind.model_fields["source"].annotation)

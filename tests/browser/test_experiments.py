@@ -7,6 +7,7 @@ import socket
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
@@ -25,6 +26,15 @@ SEEN = {
     "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
 }
 
+# What the stage export_onnx does for a model, without the minutes it takes to make one.
+REGISTER = """
+from pathlib import Path
+from gptmill.tracking import Stage
+reference = {"task": "classify", "path": "models/pretrained", "files": {"config.json": "0" * 32}}
+with Stage("export_onnx", {}) as stage:
+    stage.model("gptmill-classifier", reference, ("accuracy", 0.9, True), Path("params.yaml"))
+"""
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
@@ -36,6 +46,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         project.run("git", "add", "-A")
         project.run("git", "commit", "-qm", f"learning rate {rate}")
     return project
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compared(project: Project) -> Path:
+    """Our page of both, made before a test adds an execution of its own."""
+    project.run("gptmill", "compare", "latest~1", "latest", "--output", "report/compare.html")
+    return project.root / "report/compare.html"
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +110,9 @@ def test_mlflow_shows_both_curves_and_what_differs(mlflow: str, open_page: OpenP
     row = page.get_by_role("row").filter(has_text="optimizer.learning_rate")
     expect(row.get_by_role("cell")).to_have_text([str(rate) for rate in RATES], timeout=SLOW)
     # The only parameter that differs is the one drawn, with both its values.
-    drawn = page.locator(".parcoords .axis-title")
-    expect(drawn).to_have_text(["optimizer.learning_rate", "validation/loss"], timeout=SLOW)
+    drawn = page.locator(".parcoords .axis-title")  # and the first metric by name
+    expect(drawn).to_have_count(2, timeout=SLOW)
+    expect(drawn.first).to_have_text("optimizer.learning_rate")
     picture(page, "mlflow-compare")
 
     asked |= {"metric": '"train/loss"', "plot_metric_keys": '["train/loss"]', "x_axis": "step"}
@@ -108,14 +126,64 @@ def test_mlflow_shows_both_curves_and_what_differs(mlflow: str, open_page: OpenP
     picture(page, "mlflow-curves")
 
 
+def opened(page: Page, mlflow: str, place: str) -> Page:
+    """A page of MLflow's single one, loaded anew."""
+    page.goto("about:blank")
+    page.goto(f"{mlflow}/#/{place}")
+    return page
+
+
+def test_mlflow_shows_all_that_a_stage_logged(mlflow: str, open_page: OpenPage) -> None:
+    """Data sets, curves, the machine, tables, files: tab by tab, as one looks through a run."""
+    experiment, runs = pretraining_runs(mlflow)
+    run = f"experiments/{experiment}/runs/{runs[-1]}"
+    page = open_page(f"{mlflow}/#/{run}", storage=SEEN)
+    page.get_by_text("data/tokens", exact=False).first.click(timeout=SLOW)
+    drawer = page.get_by_role("dialog")
+    expect(drawer.get_by_text("rows", exact=False).first).to_be_visible(timeout=SLOW)
+    picture(page, "mlflow-dataset")
+
+    for tab, title in (("model-metrics", "loss"), ("system-metrics", "cpu_utilization_percentage")):
+        opened(page, mlflow, f"{run}/{tab}")
+        expect(page.get_by_text(title, exact=True).first).to_be_visible(timeout=SLOW)
+        # A curve, or the bar that MLflow draws of a single sample: a quick machine has no second.
+        drawn = page.locator(".js-plotly-plot .trace").first
+        drawn.wait_for(state="attached", timeout=SLOW)
+        picture(page, f"mlflow-{tab}")
+
+    opened(page, mlflow, f"{run}/artifacts")
+    page.get_by_text("samples.json").first.click(timeout=SLOW)
+    expect(page.get_by_role("columnheader", name="text")).to_be_visible(timeout=SLOW)
+    picture(page, "mlflow-table")
+    page.get_by_text("plots", exact=True).click()
+    page.get_by_text("pretrain", exact=True).last.click(timeout=SLOW)
+    expect(page.get_by_text("training.csv")).to_be_visible(timeout=SLOW)
+
+    opened(page, mlflow, f"{run}/traces")
+    expect(page.get_by_text("No traces", exact=False).first).to_be_visible(timeout=SLOW)
+
+
+def test_mlflow_shows_the_champion_and_where_it_came_from(
+    project: Project, mlflow: str, open_page: OpenPage
+) -> None:
+    project.run("python", "-c", REGISTER)
+    page = open_page(f"{mlflow}/#/models/gptmill-classifier", storage=SEEN)
+    expect(page.get_by_text("@ champion")).to_be_visible(timeout=SLOW)
+    page.get_by_text("Version 1").click()
+    expect(page.get_by_text("the first version: accuracy 0.9")).to_be_visible(timeout=SLOW)
+    picture(page, "mlflow-version")
+    experiment, _ = pretraining_runs(mlflow)
+    opened(page, mlflow, f"experiments/{experiment}/models")
+    version = page.get_by_role("grid").locator("a[href$='/models/gptmill-classifier/versions/1']")
+    expect(version).to_be_visible(timeout=SLOW)
+    picture(page, "mlflow-models")
+
+
 @pytest.mark.parametrize("look", ["light", "dark", "phone"])
 def test_compare_shows_both_curves_and_what_differs(
-    look: str, project: Project, open_page: OpenPage, accessible: Callable[[Page], None]
+    look: str, compared: Path, open_page: OpenPage, accessible: Callable[[Page], None]
 ) -> None:
-    path = project.root / "report/compare.html"
-    if not path.exists():
-        project.run("gptmill", "compare", "latest~1", "latest", "--output", "report/compare.html")
-    page = open_page(path.as_uri(), **(PHONE if look == "phone" else {"color_scheme": look}))
+    page = open_page(compared.as_uri(), **(PHONE if look == "phone" else {"color_scheme": look}))
     rate = page.locator("section[aria-label=Parameters] tr").filter(has_text="learning_rate")
     expect(rate.locator("td")).to_have_text([f"{rate:g}" for rate in RATES])
     loss = page.locator("figure").filter(has_text="pretrain: train/loss")

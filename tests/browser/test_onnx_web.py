@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from gptmill.generate.sampling import SamplingOptions
-from gptmill.onnx.session import Classifier, Generator
 from gptmill.prompt import format_prompt
+from gptmill.runtime.session import Classifier, Generator
 from tests.browser.conftest import HERE, OpenPage, serve_folder
 from tests.unit.serve.conftest import models
 

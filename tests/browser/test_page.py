@@ -9,6 +9,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
+from gptmill.serve.access import Access
 from gptmill.serve.engine import Engine
 from tests.browser.conftest import PHONE, OpenPage, assert_fits, picture
 from tests.unit.serve.conftest import Running, eventually, models, running, start
@@ -280,3 +281,26 @@ def test_it_fits_the_narrowest_phone(open_page: OpenPage, running: Running) -> N
     ask(page)
     finished(page)
     assert_fits(page)
+
+
+KEY = "a" * 32
+
+
+def test_a_locked_server_asks_for_its_key(open_page: OpenPage, start: Callable) -> None:
+    with start(Access("127.0.0.1", keys=(KEY,))) as locked:
+        page = open_page(locked.address)
+        key = page.get_by_label("This server asks for an API key")
+        expect(key).to_be_focused()
+        expect(page.locator("#send")).to_be_disabled()
+        for given, works in [("b" * 32, False), (KEY, True)]:
+            key.fill(given)
+            page.keyboard.press("Enter")
+            if not works:
+                expect(page.get_by_role("alert").first).to_contain_text("not one of this server's")
+        expect(page.locator("#send")).to_be_enabled()
+        expect(key).to_be_hidden()
+        page.get_by_label("Tokens at most").fill("5")
+        ask(page)
+        finished(page)
+        page.reload()
+        expect(page.locator("#send")).to_be_enabled()  # the tab knows the key

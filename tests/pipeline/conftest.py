@@ -12,7 +12,7 @@ from gptmill.params import PARAMS_FILE, YAML
 
 SMALL = {
     "download.corpus.count": 400,
-    "download.spam.count": 400,
+    "download.classification.count": 400,
     "download.instructions.count": 400,
     "tokenize.vocabulary_size": 400,
     "pretrain.model.layers": 2,

@@ -12,11 +12,19 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+import gptmill
 from gptmill.errors import UserError
 from gptmill.files import read_json
 from gptmill.params import read_yaml
-from gptmill.sweep.cases import Sweep
-from gptmill.sweep.experiments import dvc, experiments, failure, queue, work_off
+from gptmill.search.cases import Sweep
+from gptmill.search.experiments import (
+    dvc,
+    experiments,
+    failure,
+    ignored_files,
+    queue,
+    work_off,
+)
 from tests.pipeline.conftest import clone
 
 # The loss follows from seed and learning rate; while the file `stop` is there, one case fails and
@@ -41,7 +49,7 @@ PIPELINE = """
 stages:
   pretrain:
     cmd: python work.py
-    deps: [work.py]
+    deps: [work.py, own/text]
     params: [pretrain, runtime]
     metrics: [{metrics/pretrain.json: {cache: false}}]
 """
@@ -70,7 +78,10 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("stages/pretrain.py").write_text("")
     Path("work.py").write_text(WORK)
     Path("dvc.yaml").write_text(PIPELINE)
-    Path(".gitignore").write_text("/.state/\n")
+    for name in ("text", "model"):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        (tmp_path / "own" / name / "README.md").write_text("yours")
+    Path(".gitignore").write_text("/.state/\n/timings/\n/own/*/*\n!/own/*/README.md\n")
     for command in (
         "git init -q",
         "git config user.email test@example.org",
@@ -81,6 +92,47 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ):
         subprocess.run(command.split(), check=True)
     return tmp_path
+
+
+# A stage as they are: it records itself, and says what it sees of the user's own files.
+READS_OWN = """
+import json, os
+from pathlib import Path
+from gptmill.errors import UserError
+from gptmill.tracking import Stage
+try:
+    with Stage("pretrain", {}):
+        Path("metrics").mkdir(exist_ok=True)
+        seen = sum(path.is_file() for path in Path("own").rglob("*"))
+        Path("metrics/pretrain.json").write_text(json.dumps({"validation/loss": seen}))
+except UserError as error:
+    raise SystemExit(f"error: {error}")
+"""
+
+
+@pytest.mark.slow
+def test_a_queued_run_has_the_users_own_files_or_says_that_it_lacks_them(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(gptmill.__file__).parents[1]))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # no matter of this test
+    Path("work.py").write_text(READS_OWN)
+    subprocess.run(["git", "commit", "-qam", "reads"], check=True)
+    for name in ("text/mine.txt", "model/config.json", "model/deep/er.json"):
+        (repository / "own" / name).parent.mkdir(exist_ok=True)
+        (repository / "own" / name).write_text("mine")
+    assert ignored_files() == ["own/model/config.json", "own/model/deep", "own/text/mine.txt"]
+    with pytest.raises(UserError, match=r"own/text/mine.txt is not in this .*--copy-paths own/t"):
+        dvc("exp", "run", "--temp", "--name", "without", "pretrain")
+    dvc("exp", "run", "--temp", "--name", "with", "--copy-paths=own/text/mine.txt", "pretrain")
+    # With a seed of its own, or DVC would take the result of the run before.
+    one = SWEEP.model_copy(update={"cases": {"low": {}}, "seeds": [7]})
+    work_off(queue(one, threads=None), jobs=1, threads=None)
+    known = experiments()
+    assert known["with"].metrics == {"pretrain/validation/loss": 3.0}
+    assert known["rates-low-seed7"].metrics == {"pretrain/validation/loss": 5.0}
+    dvc("exp", "apply", "rates-low-seed7")
+    assert "own/text" not in dvc("status"), "the lock speaks of the text that is there"
 
 
 def log(root: Path) -> list[str]:
@@ -170,7 +222,7 @@ def test_a_killed_study_of_the_real_stage_ends_as_if_nothing_was(tmp_path: Path)
     tune = ("python", "-m", "gptmill.cli", "tune", "pretrain", "--trials", "2")
     process = project.start(*tune)
     deadline = time.monotonic() + 240
-    while not list(tmp_path.glob(".state/pretrain/*/state.pt")):
+    while not list(tmp_path.glob(".state/pretrain/*/step-*.pt")):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.02)

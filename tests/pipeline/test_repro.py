@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from gptmill.files import sha256_tree
+from gptmill.versions import VERSIONS_FILE
 from tests.pipeline.conftest import Project, clone
 
 pytestmark = pytest.mark.slow
@@ -70,6 +73,7 @@ def test_models_and_responses_are_where_scripts_expect_them(project: Project) ->
 
 def test_the_report_is_one_file_without_outside_addresses(project: Project) -> None:
     text = (project.root / "report/index.html").read_text()
+    assert "is not there" not in text  # every stage has run, and MLflow's registry has decided
     assert "<svg" in text
     assert 'src="http' not in text
     assert 'href="http' not in text
@@ -104,10 +108,54 @@ def test_timings_are_kept_apart(project: Project) -> None:
     assert 0 < timing["mfu"] < 1
 
 
+def test_throughput_is_in_what_is_counted(project: Project) -> None:
+    """Tokens where every token is a target, examples where each has one label."""
+    for stage, unit in (
+        ("pretrain", "tokens"),
+        ("finetune_classifier", "examples"),
+        ("finetune_instructions", "target_tokens"),
+    ):
+        rows = (project.root / f"timings/{stage}.csv").read_text().splitlines()[1:]
+        assert {row.split(",")[1] for row in rows} == {f"{unit}_per_second"}, stage
+        assert json.loads((project.root / f"timings/{stage}.json").read_text())[
+            f"{unit}_per_second"
+        ], stage
+
+
+def test_a_clean_clone_of_known_results_gets_its_report(project: Project) -> None:
+    """dvc.lock knows every result, so that only a missing output makes the report's stage run."""
+    shutil.rmtree(project.root / "report")
+    lock = (project.root / "dvc.lock").read_bytes()
+    project.run("dvc", "repro")
+    perplexity = json.loads((project.root / "metrics/pretrain.json").read_text())[
+        "validation/perplexity"
+    ]
+    for name in ("report/index.html", "report/summary.md"):
+        assert f"{perplexity:.2f}" in (project.root / name).read_text(), name
+    assert (project.root / "dvc.lock").read_bytes() == lock
+
+
 def test_a_second_run_does_nothing(project: Project) -> None:
     result = project.run("dvc", "repro")
     assert "Running stage" not in result.stdout
     assert "up to date" in result.stdout
+
+
+def test_a_changed_version_reruns_the_stages_that_use_the_package(project: Project) -> None:
+    path = project.root / VERSIONS_FILE
+    recorded = path.read_text()
+    try:
+        for package, stages in (("pillow", {"study"}), ("scipy", {"finetune_classifier"})):
+            path.write_text(re.sub(rf"^{package}: .*", f"{package}: 0.0.1", recorded, flags=re.M))
+            status = json.loads(project.run("dvc", "status", "--json").stdout)
+            assert set(status) == stages
+        refused = project.run("dvc", "repro", "finetune_classifier", check=False)
+        assert refused.returncode
+        assert "recorded: 0.0.1" in refused.stderr
+        project.run("python", "-m", "gptmill.cli", "versions", "--accept")
+        assert path.read_text() == recorded
+    finally:
+        path.write_text(recorded)
 
 
 def test_a_forced_run_gives_the_same_bytes(project: Project) -> None:
@@ -141,7 +189,7 @@ def test_a_killed_pretraining_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     straight.run("dvc", "repro", "pretrain")
     process = killed.start("dvc", "repro", "pretrain")
     deadline = time.monotonic() + 120
-    while not list(killed.root.glob(".state/pretrain/*/state.pt")):
+    while not list(killed.root.glob(".state/pretrain/*/step-*.pt")):
         assert time.monotonic() < deadline, "no checkpoint appeared"
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.02)

@@ -21,16 +21,17 @@ ENTRIES = [
 def parameters(running) -> Judge:
     return Judge(
         backend="openai",
-        model="instructions",
+        model="long",
         host=running.address,
         rubric="graded",
         control_samples=2,
         seed=1,
-        context_length=96,
+        context_length=1024,
         timeout=30,
         retries=1,
         requests_in_flight=3,
         minimum_coverage=0,
+        on_failed_controls="warn",
         bootstrap_samples=50,
     )
 
@@ -58,5 +59,5 @@ def test_a_schema_is_kept_even_by_a_model_that_knows_nothing(parameters, tmp_pat
 
 
 def test_a_model_that_is_not_served_is_named(running):
-    with pytest.raises(UserError, match=r"no model llama3: .* it has instructions, text"):
+    with pytest.raises(UserError, match=r"no model llama3: .* it has instructions, long, text"):
         OpenAIServer(running.address, "llama3", key="", timeout=5, reply_tokens=16)

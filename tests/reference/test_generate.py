@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from gptmill.generate.fewshot import Example, few_shot_prompt, score_labels
+from gptmill.evaluate.fewshot import Example, few_shot_prompt, score_labels
 from gptmill.generate.loop import generate
 from gptmill.generate.sampling import SamplingOptions, distribution
 from gptmill.generate.torch_decoder import TorchDecoder
-from gptmill.model.gpt2 import GPT2, GPT2Config
+from gptmill.model.config import GPT2Config
+from gptmill.model.gpt2 import GPT2
 from gptmill.tokenizer import byte_pairs_from_merges
 
 transformers = pytest.importorskip("transformers", reason="transformers is a test extra")

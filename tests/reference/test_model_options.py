@@ -1,7 +1,7 @@
 """Every alternative of the one model: by hand, in training against `transformers`, and end to end.
 
 That saved and exported weights give the same logits is shown beside the writers
-(tests/unit/weights, tests/unit/onnx, tests/reference/test_weights_transformers.py).
+(tests/unit/weights, tests/unit/export, tests/reference/test_weights_transformers.py).
 """
 
 import math
@@ -18,13 +18,14 @@ from gptmill.engine.loop import FitConfig, fit
 from gptmill.engine.optim import build_optimizer, learning_rate
 from gptmill.engine.runtime import open_runtime
 from gptmill.engine.state import TrainState
+from gptmill.export.onnx import export_language_model
 from gptmill.generate.loop import generate
 from gptmill.generate.sampling import SamplingOptions
 from gptmill.generate.torch_decoder import TorchDecoder
-from gptmill.model.gpt2 import GPT2, FeedForward, GPT2Config, count_parameters
-from gptmill.onnx.export import export_language_model
-from gptmill.onnx.session import Generator
+from gptmill.model.config import GPT2Config
+from gptmill.model.gpt2 import GPT2, FeedForward, count_parameters
 from gptmill.params import Optimizer
+from gptmill.runtime.session import Generator
 from gptmill.tasks.language_model import LanguageModelTask, TokenBatch, batch_loss
 from gptmill.tokenizer import load_tokenizer, train_vocabulary
 from gptmill.weights.folder import load_language_model, save_model

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gptmill.generate.sampling import SamplingOptions
-from gptmill.onnx.session import Classifier, Generator
+from gptmill.runtime.session import Classifier, Generator
 
 PROMPTS = ["the cat sat", "the dog ran over the hill"]
 STEPS = 12
@@ -34,10 +34,11 @@ def write_folders(root: Path) -> None:
     """Random models of the default profile's kind."""
     import torch
 
+    from gptmill.export.onnx import export_classifier, export_language_model
+    from gptmill.export.quantize import METHODS
     from gptmill.model.classifier import GPT2Classifier
-    from gptmill.model.gpt2 import GPT2, GPT2Config
-    from gptmill.onnx.export import export_classifier, export_language_model
-    from gptmill.onnx.quantize import METHODS
+    from gptmill.model.config import GPT2Config
+    from gptmill.model.gpt2 import GPT2
     from gptmill.tokenizer import train_byte_pairs
     from gptmill.weights.folder import save_model
 

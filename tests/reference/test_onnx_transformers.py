@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from gptmill.export.onnx import export_classifier, export_language_model
 from gptmill.generate.sampling import SamplingOptions
 from gptmill.model.classifier import GPT2Classifier
-from gptmill.model.gpt2 import GPT2, GPT2Config
-from gptmill.onnx.export import export_classifier, export_language_model
-from gptmill.onnx.session import Classifier, Generator, OnnxDecoder, open_session
+from gptmill.model.config import GPT2Config
+from gptmill.model.gpt2 import GPT2
+from gptmill.reading import Reading
+from gptmill.runtime.session import Classifier, Generator, OnnxDecoder, open_session
 from gptmill.tokenizer import train_byte_pairs
 from gptmill.weights.folder import save_model
 
@@ -88,8 +90,8 @@ def test_steps_equal_transformers_whole_pass(language_model):
 
 
 def test_a_classifier_equals_transformers(tmp_path):
-    labels = ["ham", "spam"]
-    save_random(tmp_path / "model", lambda config: GPT2Classifier(config, 2), labels=labels)
+    reading = Reading(("ham", "spam"))
+    save_random(tmp_path / "model", lambda config: GPT2Classifier(config, 2), reading=reading)
     export_classifier(tmp_path / "model", tmp_path / "onnx", opset=20)
     model = transformers.GPT2ForSequenceClassification.from_pretrained(tmp_path / "model").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "onnx")

@@ -14,26 +14,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer as FastTokenizer
 
+from gptmill.card import ModelCard
 from gptmill.errors import UserError
 from gptmill.files import sha256
-from gptmill.model.gpt2 import GPT2, GPT2Config
+from gptmill.model.config import GPT2Config
+from gptmill.model.gpt2 import GPT2
 from gptmill.prompt import chat_template, format_prompt
 from gptmill.tokenizer import (
     BytePairTokenizer,
+    load_stop_tokens,
     load_tokenizer,
     train_byte_pairs,
     train_vocabulary,
 )
 from gptmill.weights.folder import (
     load_language_model,
-    load_prompt_style,
-    load_stop_tokens,
     save_model,
 )
 
 gguf = pytest.importorskip("gguf")
-from gptmill.weights.gguf import export_gguf  # noqa: E402
+from gptmill.export.gguf import export_gguf  # noqa: E402
 
 CONFIG = GPT2Config(340, 128, 3, 2, 64)  # more rows than tokens, as padded vocabularies have
 PROMPT = "the quick fox"
@@ -162,7 +164,7 @@ def test_the_same_folder_gives_the_same_bytes(folder: Path, tmp_path: Path) -> N
 def test_what_llama_cpp_lacks(model: GPT2, tokenizer: BytePairTokenizer, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     save_model(folder, GPT2(replace(CONFIG, activation="relu")), tokenizer, provenance={})
-    with pytest.raises(UserError, match="no activation relu"):
+    with pytest.raises(UserError, match="cannot express activation 'relu'"):
         export_gguf(folder, tmp_path / "model.gguf")
     save_model(folder, model, train_vocabulary(["abc"], "character", 9), provenance={})
     with pytest.raises(UserError, match="byte-pair tokenizers"):
@@ -192,19 +194,39 @@ def test_llama_cpp_runs_the_pipelines_own(dtype: str, tmp_path: Path) -> None:
     assert_llama_cpp_agrees(folder, dtype, tmp_path / "model.gguf")
 
 
-def assert_llama_cpp_agrees(folder: Path, dtype: str, path: Path) -> None:
+def test_llama_cpp_knows_added_tokens(
+    model: GPT2, tokenizer: BytePairTokenizer, tmp_path: Path
+) -> None:
+    """GPT-2's tokens with two of a chat and one more, as somebody adds them by `transformers`."""
+    tokenizer.save(tmp_path)
+    fast = FastTokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    fast.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    fast.add_tokens(["wolf"])
+    fast.save(str(tmp_path / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    chat = load_tokenizer(tmp_path)
+    save_model(tmp_path / "model", model, chat, provenance={}, prompt_style="alpaca")
+    prompt = "<|im_start|>the quick wolf fox"
+    start = tokenizer.vocabulary_size
+    assert chat.encode(prompt)[0] == start and start + 2 in chat.encode(prompt)
+    assert chat.end_of_text == start + 1
+    assert_llama_cpp_agrees(tmp_path / "model", "f32", tmp_path / "model.gguf", prompt)
+
+
+def assert_llama_cpp_agrees(folder: Path, dtype: str, path: Path, prompt: str = PROMPT) -> None:
     """Ids, rendered chat, log-probabilities and, but for q8_0, 64 greedy tokens."""
     python = os.environ.get("GPTMILL_LLAMA_PYTHON")
     if not python:
         pytest.skip("GPTMILL_LLAMA_PYTHON names no Python that has xllamacpp")
     export_gguf(folder, path, dtype)
-    model, style = load_language_model(folder), load_prompt_style(folder)
-    ids = load_tokenizer(folder).encode(PROMPT)
-    given = json.dumps([str(path), PROMPT, ids, GREEDY_TOKENS, model.config.vocabulary_size])
+    model, style = load_language_model(folder), ModelCard.read(folder).prompt_style
+    ids = load_tokenizer(folder).encode(prompt)
+    given = json.dumps([str(path), prompt, ids, GREEDY_TOKENS, model.config.vocabulary_size])
     output = subprocess.run([python, "-c", LLAMA, given], check=True, capture_output=True).stdout
     theirs = next(json.loads(line) for line in output.splitlines() if line.startswith(b"{"))
     assert theirs["tokens"] == ids
-    assert theirs["chat"] == format_prompt({"instruction": PROMPT, "input": ""}, style)
+    assert theirs["chat"] == format_prompt({"instruction": prompt, "input": ""}, style)
     with torch.no_grad():
         ours = model(torch.tensor([ids]))[0, -1].log_softmax(-1).tolist()
         assert len(theirs["logarithms"]) == len(ours)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -66,10 +67,10 @@ class Hub(BaseHTTPRequestHandler):
         repository = f"{owner}/{name}"
         if repository not in self.repositories:
             self.refuse("RepoNotFound")
-        elif revision not in ("main", COMMIT):
+        elif revision not in ("main", commit := PINNED.get(repository, COMMIT)):
             self.refuse("RevisionNotFound")
         elif kind == "revision":
-            self.reply_json({"id": repository, "sha": COMMIT, "siblings": []})
+            self.reply_json({"id": repository, "sha": commit, "siblings": []})
         else:
             files = self.repositories[repository]
             self.reply_json(
@@ -90,7 +91,8 @@ class Hub(BaseHTTPRequestHandler):
         tag = hashlib.sha256(content).hexdigest()
         if repository in self.lying and name.endswith(".safetensors"):
             tag = "f" * 64
-        self.reply(content, {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT})
+        commit = PINNED.get(repository, COMMIT)
+        self.reply(content, {"ETag": f'"{tag}"', "X-Repo-Commit": commit})
 
     def reply(self, content: bytes, headers: dict[str, str]) -> None:
         self.send_response(200)
@@ -129,15 +131,26 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hub(original: Path) -> Iterator[str]:
     files = {path.name: path.read_bytes() for path in original.iterdir()}
     pickled = {name: data for name, data in files.items() if not name.endswith("safetensors")}
-    Hub.repositories = {"someone/tiny": files, "someone/liar": files, "someone/pickle": pickled}
-    Hub.lying, Hub.asked = {"someone/liar"}, []
+    repositories = {"someone/tiny": files, "someone/liar": files, "someone/pickle": pickled}
+    with serving(repositories, lying={"someone/liar"}) as address:
+        yield address
+
+
+@contextmanager
+def serving(
+    repositories: dict[str, dict[str, bytes]], lying: set[str] = frozenset()
+) -> Iterator[str]:
+    """The address of a hub that has these repositories and no others."""
+    Hub.repositories, Hub.lying, Hub.asked = repositories, set(lying), []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def download(endpoint: str, home: Path, *wanted: tuple[str, str], **settings: str) -> list[dict]:
@@ -177,7 +190,7 @@ def test_a_repository_and_every_refusal(hub: str, original: Path, tmp_path: Path
     fetched = {path.name for path in folder.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "merges.txt"} <= fetched
     assert not any("bin" in line or "msgpack" in line or "tflite" in line for line in Hub.asked)
-    model, tokenizer, origin = read_foundation("folder", str(folder), "", 0)
+    model, tokenizer, origin, _ = read_foundation("folder", str(folder), "", 0)
     assert origin == {"sha256": sha256_tree(folder)}
     theirs = GPT2LMHeadModel.from_pretrained(original)
     ids = torch.tensor([tokenizer.encode("the brown fox")])

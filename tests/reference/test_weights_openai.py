@@ -93,7 +93,7 @@ def test_logits_equal_transformers_on_the_same_arrays(folder: Path) -> None:
 
 
 def test_as_a_foundation(folder: Path) -> None:
-    model, tokenizer, origin = read_foundation("openai", str(folder), "", 8)
+    model, tokenizer, origin, _ = read_foundation("openai", str(folder), "", 8)
     assert origin == {"sha256": sha256_tree(folder)}
     assert model.config.context_length == 8
     assert tokenizer.decode(tokenizer.encode("lazy fox")) == "lazy fox"
@@ -192,3 +192,31 @@ def test_crc32c_of_any_length(length: int) -> None:
     for octet in data:
         register = (register >> 8) ^ table[(register ^ octet) & 0xFF]
     assert crc32c(data) == register ^ 0xFFFFFFFF
+
+
+def renamed(folder: Path, *names: str) -> Path:
+    """The same checkpoint as TensorFlow's own saver names it, once for each name."""
+    for name in names:
+        for path in folder.glob("model.ckpt.*"):
+            shutil.copy(path, folder / path.name.replace("model.ckpt", name))
+    for path in folder.glob("model.ckpt.*"):
+        path.unlink()
+    return folder
+
+
+def test_checkpoints_by_the_names_of_tensorflow_s_saver(folder: Path) -> None:
+    expected = load_openai(folder)[0].state_dict()
+    found = load_openai(renamed(folder, "model-1000"))[0].state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("place", ["", "/content/checkpoint/run1/", "C:\\\\runs\\\\"])
+def test_of_several_the_one_that_the_file_checkpoint_names(folder: Path, place: str) -> None:
+    renamed(folder, "model-9", "model-1000")
+    (folder / "model-9.index").write_bytes(b"not this one")
+    assert "several checkpoints (model-1000, model-9)" in refusal(folder)
+    text = f'model_checkpoint_path: "{place}model-1000"\nall_model_checkpoint_paths: "model-9"\n'
+    (folder / "checkpoint").write_text(text)
+    load_openai(folder)
+    (folder / "checkpoint").write_text(text.replace("1000", "7"))
+    assert "names none of them" in refusal(folder)

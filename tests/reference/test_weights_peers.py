@@ -1,7 +1,7 @@
 """Independent readers of GPT-2 beside transformers: KerasHub, and the code of the book.
 
 KerasHub has its own reader of Hugging Face folders, and an environment of its own
-(`pip install keras-hub torch` with the pins of constraints.txt):
+(`pip install keras-hub torch` with torch as requirements/torch.txt has it):
 `GPTMILL_KERAS_PYTHON=/path/to/python pytest tests/reference/test_weights_peers.py`.
 The book's package needs no more than `pip install --no-deps llms-from-scratch`.
 """
@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from gptmill.model.gpt2 import GPT2, GPT2Config
+from gptmill.model.config import GPT2Config
+from gptmill.model.gpt2 import GPT2
 from gptmill.tokenizer import load_tokenizer, train_byte_pairs
 from gptmill.weights.assemble import assemble_language_model
 from gptmill.weights.folder import load_language_model, save_model

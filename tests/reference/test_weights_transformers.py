@@ -14,15 +14,16 @@ from transformers import (
 )
 from transformers import GPT2Config as TheirConfig
 
+from gptmill.card import ModelCard
 from gptmill.model.classifier import GPT2Classifier
-from gptmill.model.gpt2 import GPT2, GPT2_SIZES, GPT2Config, count_parameters, gpt2_config
+from gptmill.model.config import GPT2_SIZES, GPT2Config, gpt2_config
+from gptmill.model.gpt2 import GPT2, count_parameters
 from gptmill.prompt import format_prompt, message_content
+from gptmill.reading import Reading
 from gptmill.tokenizer import BytePairTokenizer, load_tokenizer, train_byte_pairs, train_vocabulary
 from gptmill.weights.folder import (
     load_classifier,
     load_language_model,
-    load_prompt_style,
-    load_reading,
     save_model,
 )
 
@@ -228,7 +229,13 @@ def test_the_classifier_with_padding(
     ours = GPT2Classifier(GPT2Config(320, 64, 2, 2, 32), 3).eval()
     liven(ours)
     labels = ["ham", "spam", "other"]
-    save_model(tmp_path / "model", ours, tokenizer, provenance={}, labels=labels, readout=readout)
+    save_model(
+        tmp_path / "model",
+        ours,
+        tokenizer,
+        provenance={},
+        reading=Reading(tuple(labels), readout=readout),
+    )
     theirs, report = GPT2ForSequenceClassification.from_pretrained(
         tmp_path / "model", output_loading_info=True
     )
@@ -302,7 +309,7 @@ def test_the_pipelines_own_language_models(name: str) -> None:
 
 def test_the_pipelines_own_chat_template() -> None:
     folder = own_folder("instructions")
-    style = load_prompt_style(folder)
+    style = ModelCard.read(folder).prompt_style
     messages = [{"role": "user", "content": message_content(ENTRY, style)}]
     rendered = AutoTokenizer.from_pretrained(folder).apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True
@@ -318,4 +325,4 @@ def test_the_pipelines_own_classifier() -> None:
     with torch.no_grad():
         found = ours(batch["input_ids"], batch["attention_mask"])
         assert (found - theirs(**batch).logits).abs().max() < TOLERANCE
-    assert theirs.config.id2label == dict(enumerate(load_reading(folder).labels))
+    assert theirs.config.id2label == dict(enumerate(ModelCard.read(folder).labels))

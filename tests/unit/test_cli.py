@@ -12,15 +12,19 @@ import pytest
 import torch
 
 from gptmill.cli import build_parser, main
+from gptmill.cli.label import write_rows
+from gptmill.data.tables import read_rows
+from gptmill.evaluate import fewshot
+from gptmill.export.onnx import export_classifier, export_language_model
 from gptmill.files import read_json, sha256
-from gptmill.generate import fewshot
 from gptmill.generate.loop import generate
 from gptmill.generate.sampling import SamplingOptions
 from gptmill.generate.torch_decoder import TorchDecoder
 from gptmill.model.classifier import GPT2Classifier
-from gptmill.model.gpt2 import GPT2, GPT2Config
-from gptmill.onnx.export import export_classifier, export_language_model
+from gptmill.model.config import GPT2Config
+from gptmill.model.gpt2 import GPT2
 from gptmill.prompt import chat_template
+from gptmill.reading import Reading
 from gptmill.serve.prompts import Message, conversation_ids
 from gptmill.tokenizer import byte_pairs_from_merges
 from gptmill.weights.folder import load_language_model, save_model
@@ -43,8 +47,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         GPT2Classifier(CONFIG, 2),
         TOKENIZER,
         provenance={},
-        labels=["ham", "spam"],
-        maximum_length=20,
+        reading=Reading(("ham", "spam"), 20),
     )
     export_classifier(root / "labels", root / "classifier", opset=20)
     return root
@@ -154,13 +157,49 @@ def test_classify_reads_arguments_files_and_pipes(
     (tmp_path / "texts").write_text("win the prize\nsee the dog\n")
     main([*command, "--file", str(tmp_path / "texts")])
     assert capsys.readouterr().out == expected
-    monkeypatch.setattr(sys, "stdin", io.StringIO("win the prize\nsee the dog\n"))
+    typed = io.TextIOWrapper(io.BytesIO(b"win the prize\r\nsee the dog\n"))
+    monkeypatch.setattr(sys, "stdin", typed)
     main(command)
     assert capsys.readouterr().out == expected
     for line in expected.splitlines():
         label, probability, _ = line.split("\t")
         assert label in ("ham", "spam")
         assert 0.5 <= float(probability) <= 1
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "json", "jsonl", "parquet"])
+def test_classify_labels_a_table(
+    kind: str, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    texts = ["win the prize", "", "see\rthe dog", 'a "b", c\td']
+    table = [{"id": str(i), "message": text} for i, text in enumerate(texts)]
+    write_rows(tmp_path / f"in.{kind}", table)
+    output = tmp_path / f"labelled.{kind}"
+    command = ["classify", "--model", str(models / "classifier")]
+    main([*command, "--file", str(tmp_path / f"in.{kind}"), "--output", str(output)])
+    assert "1 of 4 rows have no text" in capsys.readouterr().err
+    found = read_rows(output)
+    assert [row["message"] for row in found] == texts
+    assert [row["id"] for row in found] == ["0", "1", "2", "3"]
+    main([*command, texts[0], texts[2], texts[3]])
+    lines = capsys.readouterr().out.split("\n")
+    for row, line in zip([found[0], found[2], found[3]], lines):
+        label, probability, _ = line.split("\t", 2)
+        assert row["predicted"] == label
+        assert float(row["probability"]) == pytest.approx(float(probability), abs=1e-4)
+    assert not found[1]["predicted"]
+
+
+def test_classify_says_what_is_wrong_with_a_table(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("one,two\nx,y\n")
+    command = ["classify", "--model", str(models / "classifier"), "--file", str(tmp_path / "a.csv")]
+    for arguments, told in (
+        ([], r"name the column in --column: none of a usual name; there are \['one', 'two'\]"),
+        (["--column", "three"], "no column 'three'"),
+        (["--column", "one", "--output", "a.xlsx"], "a.xlsx: write one of .csv"),
+    ):
+        with pytest.raises(SystemExit, match=told):
+            main([*command, *arguments])
 
 
 @pytest.mark.parametrize(
@@ -228,6 +267,10 @@ def test_params_shows_value_and_meaning(capsys: pytest.CaptureFixture) -> None:
     text = capsys.readouterr().out
     assert "pretrain.optimizer.learning_rate" in text
     assert "peak learning rate (float)" in text
+    main(["params", "download.corpus"])
+    rows = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines())
+    assert rows["download.corpus[embedded].count"] == "8000"
+    assert rows["download.corpus[files].path"] == rows["download.corpus[files].instead.seed"] == "-"
 
 
 def test_inference_imports_no_torch(models: Path) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from scipy.stats import ttest_ind_from_stats
 
-from gptmill.errors import UserError
-from gptmill.report.compare import (
+from gptmill.compare.compare import (
     better,
     compare,
     compare_sides,
@@ -23,7 +22,8 @@ from gptmill.report.compare import (
     terminal_table,
     write_page,
 )
-from gptmill.report.sides import Side, listing, open_side
+from gptmill.compare.sides import Side, listing, open_side
+from gptmill.errors import UserError
 from gptmill.tracking import Stage
 
 

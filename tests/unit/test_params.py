@@ -6,16 +6,10 @@ from pathlib import Path
 import pytest
 
 from gptmill.errors import UserError
-from gptmill.params import (
-    PARAMS_FILE,
-    PROFILES,
-    apply_profile,
-    describe,
-    list_profiles,
-    load,
-    parse,
-    read_yaml,
-)
+from gptmill.meanings import describe
+from gptmill.params import PARAMS_FILE, load, parse, read_yaml
+from gptmill.profiles import PROFILES, apply_profile, list_profiles
+from gptmill.sources import Embedded
 
 
 @pytest.fixture
@@ -121,7 +115,7 @@ def test_a_profile_keeps_comments_and_changes_values(project: Path) -> None:
     text = (project / PARAMS_FILE).read_text()
     assert text.startswith("# What will run.")
     assert load().pretrain.model.width == 256
-    assert load().download.spam.source == "profiles/manifests/sms_spam.json"
+    assert load().download.classification.path == "profiles/manifests/sms_spam.json"
 
 
 def test_the_shipped_params_are_the_calibration_profile(project: Path) -> None:
@@ -146,4 +140,55 @@ def test_a_broken_profile_changes_nothing(project: Path) -> None:
 def test_manifests_of_every_profile_exist() -> None:
     for name, _ in list_profiles():
         for dataset in read_yaml(PROFILES / f"{name}.yaml").get("download", {}).values():
-            assert dataset["source"] in ("embedded", "stdlib") or Path(dataset["source"]).exists()
+            assert dataset["source"] != "manifest" or Path(dataset["path"]).exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"pretrain": {"evaluation_stride": 129}}, r"pretrain: evaluation_stride 129 is more than"),
+        ({"pretrain": {"model": {"heads": 3}}}, r"pretrain\.model: heads 3 does not divide"),
+        ({"tokenize": {"validation_fraction": 0.0}}, "tokenize: validation_fraction is 0"),
+        ({"tokenize": {"test_fraction": 0.95}}, "tokenize: .*leave nothing to train on"),
+        ({"prepare_classification": {"train_fraction": 0.9}}, "prepare_classification: .*a test"),
+        ({"prepare_instructions": {"test_fraction": 0.15}}, "prepare_instructions: .*validate"),
+    ],
+)
+def test_parameters_are_checked_against_each_other(values: dict, changes: dict, told: str) -> None:
+    def lay(target: dict, new: dict) -> None:
+        for key, value in new.items():
+            if isinstance(value, dict):
+                lay(target[key], value)
+            else:
+                target[key] = value
+
+    lay(values, changes)
+    with pytest.raises(UserError, match=told):
+        parse(values, "params.yaml")
+
+
+def test_another_source_brings_its_own_keys(project: Path) -> None:
+    apply_profile("own")
+    assert load().download.corpus.path == "own/text"
+    assert load().download.corpus.instead.count == 8000
+    apply_profile("calibration")
+    assert load().download.corpus == Embedded(source="embedded", count=8000, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "value", "told"),
+    [
+        ("corpus", {"source": "embeded", "count": 1, "seed": 1}, r"corpus: .*'embedded', 'files'"),
+        ("corpus", {"source": "embedded", "coutn": 1, "seed": 1},
+         r"corpus\.coutn: unknown key; did you mean 'count'"),
+        ("classification", {"source": "stdlib"}, r"classification: .*'stdlib'.*'embedded'"),
+        ("instructions", {"source": "manifest"}, r"download\.instructions\.path: missing"),
+        ("corpus", {"source": "huggingface", "repository": "a/b", "revision": "", "path": "*.txt",
+                    "text": "", "separator": "", "encoding": ""}, r"corpus\.revision: string"),
+    ],
+)  # fmt: skip
+def test_a_wrong_source_is_told(dataset: str, value: dict, told: str) -> None:
+    values = read_yaml(PARAMS_FILE)
+    values["download"][dataset] = value
+    with pytest.raises(UserError, match=told):
+        parse(values, "params.yaml")

@@ -14,9 +14,10 @@ from gptmill.errors import UserError
 from gptmill.report import build_report
 from gptmill.report.cards import cards
 from gptmill.report.charts import Series, figure, histogram, line_chart, log_ticks, ticks
+from gptmill.report.classification import section as classification_section
 from gptmill.report.graph import dependencies, duration, layers, stages
 from gptmill.report.read import Results
-from gptmill.report.spam import section as spam_section
+from gptmill.report.summary import write_summary
 
 VOID = {"meta", "link", "br", "img", "input", "hr", "rect", "line", "path", "circle"}
 
@@ -61,6 +62,9 @@ def write(path: Path, value: object) -> None:
     path.write_text(json.dumps(value))
 
 
+ABOUT = {"started": "2026-01-02T03:04:05+00:00", "host": "h", "device": "cpu", "threads": "2"}
+
+
 def write_project(root: Path) -> None:
     """Results of a small pipeline: every file that the report reads."""
     (root / "params.yaml").write_text(
@@ -69,10 +73,12 @@ def write_project(root: Path) -> None:
     )
     (root / "dvc.yaml").write_text(
         "stages:\n"
-        "  download:\n    foreach: [corpus, spam]\n    do: {cmd: x, outs: ['raw/${item}']}\n"
+        "  code: {cmd: x, outs: [code]}\n"
+        "  download:\n    foreach: [corpus, classification]\n"
+        "    do: {cmd: x, desc: 'Fetch ${item}', deps: [code/d.txt], outs: ['raw/${item}']}\n"
         "  tokenize: {cmd: x, deps: [raw/corpus], outs: [tokens]}\n"
         "  pretrain: {cmd: x, deps: [tokens], outs: [model], metrics: [{m.json: {cache: false}}]}\n"
-        "  finetune: {cmd: x, deps: [model, raw/spam, tokens], outs: [classifier]}\n"
+        "  finetune: {cmd: x, deps: [model, raw/classification, tokens], outs: [classifier]}\n"
     )
     steps = range(10, 210, 10)
     curve = {step: 1.0 + 6 * math.exp(-step / 30) for step in steps}
@@ -96,12 +102,22 @@ def write_project(root: Path) -> None:
         [{"step": 10 * i, "text": f"Once <b>{i}</b>"} for i in range(20)],
     )
     write_csv(
-        root / "plots/finetune_classifier/predictions.csv",
+        root / "plots/finetune_classifier/confusion.csv",
         [
-            {"split": "test", "label": label, "predicted": predicted, "probability": 0.5}
-            for label, predicted in [(0, 0)] * 7 + [(0, 1)] * 2 + [(1, 0)] + [(1, 1)] * 4
+            {"split": "test", "label": label, "predicted": predicted, "texts": texts}
+            for label, predicted, texts in [
+                ("ham", "ham", 7), ("ham", "spam", 2), ("spam", "ham", 1), ("spam", "spam", 4),
+            ]
         ],
-    )
+    )  # fmt: skip
+    write_csv(
+        root / "plots/finetune_classifier/classes.csv",
+        [
+            {"split": "test", "label": label, "precision": p, "recall": r, "f1": f, "texts": texts}
+            for label, p, r, f, texts in [("ham", 7 / 8, 7 / 9, 14 / 17, 9),
+                                          ("spam", 4 / 6, 4 / 5, 8 / 11, 5)]
+        ],
+    )  # fmt: skip
     write_csv(
         root / "plots/finetune_classifier/precision_recall.csv",
         [
@@ -143,11 +159,10 @@ def write_project(root: Path) -> None:
     }  # fmt: skip
     for stage, values in metrics.items():
         write(root / f"metrics/{stage}.json", values)
-    about = {"started": "2026-01-02T03:04:05+00:00", "host": "h", "device": "cpu", "threads": "2"}
     for stage, seconds in (("download_corpus", 1.0), ("pretrain", 100.0)):
         write(
             root / f"timings/{stage}.json",
-            {"seconds": seconds, "peak_memory_bytes": 2**20, "tokens_per_second": 5e3, **about},
+            {"seconds": seconds, "peak_memory_bytes": 2**20, "tokens_per_second": 5e3, **ABOUT},
         )
     rates = [{"step": s, "name": "tokens_per_second", "value": s - 10} for s in steps]
     write_csv(root / "timings/pretrain.csv", rates)
@@ -185,6 +200,19 @@ def test_every_drawing_has_an_alternative_text(project: Path) -> None:
     assert all(len(text) > 20 for text in alternatives)
     assert any("tokens from 10 at 20 to 190 at 200" in a for a in alternatives)
     assert any("training from 5.299 at 10 to 1.008 at 200; validation" in a for a in alternatives)
+
+
+def test_the_summary_has_the_figures_and_no_wall_times(project: Path) -> None:
+    """DVC hashes it: the same results give the same bytes, however long they took."""
+    write_summary(project, project / "report/summary.md")
+    text = (project / "report/summary.md").read_text()
+    assert "| Language model | 3.00 |" in text
+    assert "the target is 10%. **On target.** |" in text
+    assert "**Short of target.**" in text
+    assert all(line.count("|") == 4 for line in text.splitlines()[2:])
+    write(project / "timings/pretrain.json", {"seconds": 7.0, "peak_memory_bytes": 1, **ABOUT})
+    write_summary(project, project / "report/summary.md")
+    assert (project / "report/summary.md").read_text() == text
 
 
 def test_figures_stand_against_what_they_compare_with(project: Path) -> None:
@@ -270,25 +298,53 @@ def test_the_course_shows_each_finding_under_its_chapter(project: Path) -> None:
 
 
 def test_confusion_counts_truth_by_row(project: Path) -> None:
-    (matrix,), _ = spam_section(Results(project))
+    found = classification_section(Results(project))
+    (matrix,) = found.matrices
+    assert matrix.labels == ["ham", "spam"]
     assert matrix.counts == [[7, 2], [1, 4]]
     assert matrix.shares[1] == [0.2, 0.8]
+    assert [row["label"] for row in found.classes] == ["spam", "ham"]  # the lowest F1 first
+
+
+def test_many_labels_are_a_list_of_what_is_confused(project: Path) -> None:
+    labels = [f"<{i}>" for i in range(20)]
+    folder = project / "plots/finetune_classifier"
+    write_csv(
+        folder / "classes.csv",
+        [
+            {"split": "test", "label": label, "precision": 1, "recall": 1, "f1": 1, "texts": 9}
+            for label in labels
+        ],
+    )
+    write_csv(
+        folder / "confusion.csv",
+        [{"split": "test", "label": "<3>", "predicted": "<4>", "texts": 2},
+         {"split": "test", "label": "<4>", "predicted": "<4>", "texts": 9},
+         {"split": "test", "label": "<5>", "predicted": "<6>", "texts": 7}],
+    )  # fmt: skip
+    found = classification_section(Results(project))
+    assert not found.matrices
+    assert found.confused == [("<5>", "<6>", 7), ("<3>", "<4>", 2)]
+    build_report(project, project / "report/index.html")
+    page = Page((project / "report/index.html").read_text())
+    assert "<5> <6> 7" in words(page)
+    assert "Each of 20 labels" in words(page)
 
 
 def test_the_graph_follows_paths_and_leaves_out_what_is_implied(project: Path) -> None:
     needs = dependencies(stages(Results(project).pipeline))
     assert needs == {
         "download@corpus": set(),
-        "download@spam": set(),
+        "download@classification": set(),
         "tokenize": {"download@corpus"},
         "pretrain": {"tokenize"},
-        "finetune": {"pretrain", "download@spam"},
+        "finetune": {"pretrain", "download@classification"},
     }
     rows = layers(needs)
     assert [sorted(row) for row in rows] == [
-        ["download@corpus", "download@spam"],
-        ["tokenize", "|download@spam"],
-        ["pretrain", "|download@spam"],
+        ["download@classification", "download@corpus"],
+        ["tokenize", "|download@classification"],
+        ["pretrain", "|download@classification"],
         ["finetune"],
     ]
 
@@ -298,8 +354,15 @@ def test_the_graph_shows_times_and_their_absence(project: Path) -> None:
     graph = next(
         v for _, n, v in page.attributes if n == "aria-label" and v.startswith("Pipeline.")
     )
-    assert "pretrain after tokenize, 1 min 40 s; finetune after download@spam, pretrain" in graph
+    assert (
+        "pretrain after tokenize, 1 min 40 s; finetune after download@classification, pretrain"
+        in graph
+    )
     assert "no timing" in words(page)
+
+
+def test_the_report_says_of_each_stage_what_dvc_says_of_it(project: Path) -> None:
+    assert "download Fetch corpus, classification" in words(page_of(project))
 
 
 def test_axes_have_round_numbers() -> None:

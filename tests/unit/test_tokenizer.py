@@ -105,8 +105,13 @@ def test_ids_that_do_not_follow_the_merges_are_refused(tmp_path: Path) -> None:
     make("bpe").save(tmp_path)
     text = (tmp_path / "tokenizer.json").read_text()
     (tmp_path / "tokenizer.json").write_text(text.replace('"!": 0', '"!": 1', 1))
-    with pytest.raises(UserError, match="not a GPT-2 tokenizer"):
+    with pytest.raises(UserError, match="two tokens with the same id"):
         load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    text = (tmp_path / "vocab.json").read_text()
+    (tmp_path / "vocab.json").write_text(text.replace('"!": 0', '"!": 320', 1))
+    with pytest.raises(UserError, match="not a GPT-2 tokenizer"):
+        load_gpt2_files(tmp_path / "vocab.json", tmp_path / "merges.txt")
 
 
 @pytest.mark.skipif(not MIRROR.exists(), reason="needs ../shared/mirror: GPT-2's real byte pairs")

@@ -5,26 +5,46 @@ Each command imports what it needs when it runs: `gptmill classify` never loads 
 
 import argparse
 import sys
+from pathlib import Path
 
-from gptmill.cli import evaluate, experiments, infer, measure, project, serve
-from gptmill.errors import UserError
+from gptmill.errors import UserError, hide_credentials_in_tracebacks
+from gptmill.files import disk_error
+from gptmill.process.interrupt import end_at_once, in_order
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: a `UserError` is one message and status 1, Ctrl-C status 130."""
+    """Entry point: a `UserError`, and what the disk refuses, is one message and status 1; Ctrl-C is
+    one line and status 130."""
+    hide_credentials_in_tracebacks()
     options = build_parser().parse_args(arguments)
     try:
-        options.run(options)
+        with in_order(f"gptmill {options.run.__name__}"):
+            options.run(options)
     except UserError as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()  # `gptmill … | head` is no error
+    except OSError as error:
+        told = disk_error(error, Path(error.filename or "."))
+        if told is None:
+            raise
+        sys.exit(f"error: {told}")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands with their help."""
+    from gptmill.cli import (
+        data,
+        evaluate,
+        experiments,
+        infer,
+        measure,
+        plan,
+        project,
+        serve,
+        versions,
+    )
+
     parser = argparse.ArgumentParser(
         prog="gptmill",
         description="Raw text to a served language model: use the models, steer the pipeline.",
@@ -42,12 +62,20 @@ def build_parser() -> argparse.ArgumentParser:
         experiments.add_seeds,
         experiments.add_sweep,
         experiments.add_tune,
+        data.add_data,
+        plan.add_plan,
         project.add_export,
         project.add_params,
         project.add_profile,
+        versions.add_versions,
         project.add_doctor,
         project.add_track,
         project.add_plots,
     ):
         add(commands)
     return parser
+
+
+# Run as a command, not imported by another program: Ctrl-C is answered from the first import on.
+if Path(sys.argv[0]).stem in ("gptmill", "-m"):
+    end_at_once("gptmill")

@@ -3,9 +3,6 @@
 import argparse
 import os
 from collections.abc import Callable
-from pathlib import Path
-
-from gptmill.errors import UserError
 
 
 def add_command(
@@ -25,17 +22,3 @@ def add_command(
 def all_threads() -> int:
     """As many threads as the machine has cores: a command has it to itself."""
     return os.cpu_count() or 1
-
-
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file.
-
-    Raises:
-        UserError: no such file, or not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start})") from None

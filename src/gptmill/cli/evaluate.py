@@ -48,7 +48,7 @@ def add_fewshot(kinds: argparse._SubParsersAction) -> None:
 
 def fewshot(options: argparse.Namespace) -> None:
     """Print a row for each number of examples; write the plot and its figures if asked."""
-    from gptmill.generate.fewshot import evaluate, majority_accuracy, plot_accuracy, read_task
+    from gptmill.evaluate.fewshot import evaluate, majority_accuracy, plot_accuracy, read_task
 
     _check(options)
     task = read_task(options.task)
@@ -166,8 +166,8 @@ def lm_eval(options: argparse.Namespace) -> None:
         if find_spec(package) is None:
             raise UserError(f"{package} is missing: pip install 'gptmill[evaluate]'")
     from gptmill.engine.runtime import open_runtime
+    from gptmill.evaluate.harness import run_tasks
     from gptmill.files import write_json
-    from gptmill.harness import run_tasks
     from gptmill.tracking import Stage
 
     chosen = {name: getattr(options, name) for name in ("shots", "limit", "batch_size")}

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from gptmill.cli.command import add_command
 from gptmill.errors import UserError
+from gptmill.process.interrupt import keeps
 
 if TYPE_CHECKING:
-    from gptmill.sweep.cases import Sweep
+    from gptmill.search.cases import Sweep
 
 SUMMARIES, STUDIES, SEARCHES = (
     Path("report/sweeps"),
@@ -40,7 +41,7 @@ def add_seeds(commands: argparse._SubParsersAction) -> None:
 
 def seeds(options: argparse.Namespace) -> None:
     """A sweep with one case."""
-    from gptmill.sweep.cases import Sweep
+    from gptmill.search.cases import Sweep
 
     overrides = dict(map(_assignment, options.set))
     case = " ".join(f"{k.split('.')[-1]}-{v}" for k, v in overrides.items()) or "default"
@@ -70,7 +71,7 @@ def add_sweep(commands: argparse._SubParsersAction) -> None:
 
 def sweep(options: argparse.Namespace) -> None:
     """The sweep of a file."""
-    from gptmill.sweep.cases import read_sweep
+    from gptmill.search.cases import read_sweep
 
     found = read_sweep(options.file)
     if options.seeds is not None:
@@ -99,17 +100,18 @@ def add_tune(commands: argparse._SubParsersAction) -> None:
 def tune(options: argparse.Namespace) -> None:
     """Run the study, print the best parameters as an experiment, draw the history."""
     try:
-        from gptmill.sweep.search import read_search
-        from gptmill.sweep.study import Study
+        from gptmill.search.optimization import Study
+        from gptmill.search.search import read_search
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is missing: pip install '.[sweep]'") from None
     from gptmill.params import PARAMS_FILE, parse, read_yaml
-    from gptmill.sweep.cases import merged
+    from gptmill.search.cases import merged
 
     parameters = merged(read_yaml(PARAMS_FILE), dict(map(_assignment, options.set)))
     parse(parameters, "params.yaml with --set")
     search = read_search(options.search or SEARCHES / f"{options.stage}.yaml", parameters)
     study = Study(options.study or options.stage, options.stage, search, parameters)
+    keeps("every finished trial")
     study.run(options.trials, options.timeout)
     if study.best is None:
         print("no trial has finished")
@@ -130,8 +132,8 @@ def _add_queue_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(sweep: "Sweep", options: argparse.Namespace) -> None:
     """Check, queue, work off, sum up."""
-    from gptmill.sweep.cases import check
-    from gptmill.sweep.experiments import queue, work_off
+    from gptmill.search.cases import check
+    from gptmill.search.experiments import queue, work_off
 
     if options.jobs < 1:
         raise UserError("--jobs must be at least 1")
@@ -146,13 +148,16 @@ def _run(sweep: "Sweep", options: argparse.Namespace) -> None:
         work_off(runs, options.jobs, threads)
     except KeyboardInterrupt:
         print("the workers go on: `dvc queue status`, `dvc queue stop --kill`; sum up what is done")
+        keeps("what is done")
+        _sum_up(sweep, options.metric)
+        raise
     _sum_up(sweep, options.metric)
 
 
 def _sum_up(sweep: "Sweep", wanted: str) -> None:
     """Print the table, write CSV and plot, and say what failed."""
-    from gptmill.sweep.experiments import experiments, failure
-    from gptmill.sweep.summary import choose_metric, plot, summarise, terminal_table, write_table
+    from gptmill.search.experiments import experiments, failure
+    from gptmill.search.summary import choose_metric, plot, summarise, terminal_table, write_table
 
     known, runs = experiments(), sweep.runs()
     failed = [r.name for r in runs if r.name in known and known[r.name].state == "failed"]

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from gptmill.cli.command import add_command, all_threads, read_text
+from gptmill.cli.command import add_command, all_threads
 from gptmill.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def generate(options: argparse.Namespace) -> None:
 
 def _generate_label(speaker: "Speaker", options: argparse.Namespace) -> None:
     """Print the examples, the text and what the model puts on the line of its label."""
-    from gptmill.generate.fewshot import read_task, shown_prompt
+    from gptmill.evaluate.fewshot import read_task, shown_prompt
 
     if not options.prompt or options.shots < 0:
         raise UserError("--task needs a text in --prompt, and --shots of at least 0")
@@ -128,23 +128,33 @@ def add_classify(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("texts", nargs="*", help="texts; without any, lines of standard input")
     parser.add_argument("--model", type=Path, default=CLASSIFIER, help="ONNX classifier folder")
-    parser.add_argument("--file", type=Path, help="classify every line of this file")
+    parser.add_argument(
+        "--file", type=Path, help="a table (CSV, TSV, JSON, JSON lines, Parquet) or lines of text"
+    )
+    parser.add_argument(
+        "--column", default="", help="the table's column of texts; without, one of a usual name"
+    )
+    parser.add_argument("--output", type=Path, help="write the table with its labels here")
 
 
 def classify(options: argparse.Namespace) -> None:
-    """Print label, probability and text, a line each."""
-    from gptmill.onnx.session import Classifier
+    """Print label, probability and text, a line each, or write a table with its labels."""
+    from gptmill.cli.label import label_file, show
+    from gptmill.data.text_files import decode, lines
+    from gptmill.runtime.session import Classifier
 
-    texts = options.texts
     if options.file:
-        texts = read_text(options.file).splitlines()
-    elif not texts:
-        texts = sys.stdin.read().splitlines()
+        label_file(Classifier(options.model), options.file, options.column, options.output)
+        return
+    if options.column or options.output:
+        raise UserError("--column and --output go with --file")
+    # Bytes, since text's line ends would be made one kind.
+    texts = options.texts or lines(decode(sys.stdin.buffer.read(), origin="standard input")[0])
     empty = next((i for i, text in enumerate(texts, start=1) if not text.strip()), None)
     if not texts or empty:
         raise UserError(f"text {empty} is empty" if empty else "no text to classify")
     for text, result in zip(texts, Classifier(options.model).classify(texts)):
-        print(f"{result.label}\t{result.probabilities[result.label]:.4f}\t{text}")
+        show(result, text)
 
 
 class Speaker(NamedTuple):
@@ -182,24 +192,26 @@ def open_speaker(folder: Path) -> Speaker:
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist: run `make repro`, or name a folder with --model")
     if (folder / "model.onnx").exists():
-        from gptmill.onnx.session import Generator
+        from gptmill.runtime.session import Generator
 
         generator = Generator(folder)
         return Speaker(
             generator.decoder, generator.tokenizer, generator.prompt_style, generator.stop_tokens
         )
+    from gptmill.card import ModelCard
     from gptmill.engine.runtime import open_runtime
     from gptmill.generate.torch_decoder import TorchDecoder
     from gptmill.tokenizer import load_tokenizer
-    from gptmill.weights.folder import load_language_model, load_prompt_style, load_stop_tokens
+    from gptmill.weights.folder import load_language_model
 
+    card = ModelCard.read(folder)
     runtime = open_runtime(seed=0, threads=all_threads(), precision="float32")
     model = load_language_model(folder).to(runtime.device)
     return Speaker(
         TorchDecoder(model),
         load_tokenizer(folder),
-        load_prompt_style(folder),
-        tuple(load_stop_tokens(folder)),
+        card.prompt_style,
+        card.stop_tokens,
     )
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from gptmill.cli.command import add_command, all_threads, read_text
+from gptmill.cli.command import add_command, all_threads
 from gptmill.errors import UserError
 
 
@@ -29,6 +29,7 @@ def perplexity(options: argparse.Namespace) -> None:
     """Print nats, bits and perplexity with window, stride, BOS and normalisation stated."""
     import numpy as np
 
+    from gptmill.data.text_files import read_text
     from gptmill.engine.runtime import open_runtime
     from gptmill.tasks.language_model import Likelihood, token_nats
     from gptmill.tokenizer import load_tokenizer
@@ -37,21 +38,26 @@ def perplexity(options: argparse.Namespace) -> None:
     runtime = open_runtime(seed=0, threads=all_threads(), precision="float32")
     model = load_language_model(options.model).to(runtime.device)
     window, stride = _windows(options, model.config.context_length)
-    tokenizer, text = load_tokenizer(options.model), read_text(options.text)
+    tokenizer = load_tokenizer(options.model)
+    text = read_text(options.text).replace("\r\n", "\n")
     ids = np.array([tokenizer.end_of_text] * options.bos + tokenizer.encode(text))
     if len(ids) < 2:
         raise UserError(f"{options.text} has {len(ids)} tokens, and nothing to predict")
     # A window of transformers is its inputs and their last target.
     nats = token_nats(model, ids, window - 1, stride, runtime)
     result = Likelihood(nats.sum(), len(nats), len(text.encode()), len(text.split()))
-    rows = {"tokens scored": result.tokens, "bytes": result.bytes, "words": result.words}
+    rows: dict[str, object] = {
+        "tokens scored": result.tokens,
+        "bytes": result.bytes,
+        "words": result.words,
+    }
     names = {"loss": "nats per token"}
     for name, value in result.metrics().items():
         rows[names.get(name, name.replace("_", " "))] = f"{value:.6g}"
     rows |= {"window": window, "stride": stride, "BOS": "yes" if options.bos else "no"}
     rows["normalisation"] = "by tokens scored, UTF-8 bytes, words between white space"
-    for name, value in rows.items():
-        print(f"{name:16} {value}")
+    for name, shown in rows.items():
+        print(f"{name:16} {shown}")
 
 
 def _windows(options: argparse.Namespace, context: int) -> tuple[int, int]:
@@ -85,7 +91,7 @@ def compare(options: argparse.Namespace) -> None:
     """Print the table, and write the page if asked."""
     from shutil import get_terminal_size
 
-    from gptmill.report.compare import compare, terminal_table, write_page
+    from gptmill.compare.compare import compare, terminal_table, write_page
 
     comparison = compare(options.references)
     print(terminal_table(comparison, get_terminal_size((100, 24)).columns))

@@ -1,64 +1,51 @@
 """Files from their sources: checked, resumed, and mirrored for machines without a network.
 
-A manifest is a JSON list of entries `{url, bytes, sha256[, member, member_sha256]}`. Each file is
-downloaded once to `cache/<sha256>` and copied from there; a download in progress is
-`cache/<sha256>.partial` and is continued by the next run.
+Each file of a manifest is downloaded once to `cache/<sha256>` and copied from there; a download in
+progress is `cache/<sha256>.partial`, of one process at a time, and is continued by the next run.
+Servers are not believed: neither length nor compression nor pace that they tell or keep fills disk
+or memory, or holds a run for ever.
 """
 
-import errno
-import hashlib
 import os
-import re
 import shutil
 import time
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from urllib.parse import quote, unquote, urlsplit
+from pathlib import Path
+from urllib.parse import quote, urlsplit
 
 import requests
+import urllib3
+from filelock import FileLock
 from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
+from gptmill.data.archive import member_chunks, member_sha256
+from gptmill.data.manifest import Entry, destination_names, read_manifest, url_parts
+from gptmill.data.transfer import (
+    CHUNK_BYTES,
+    HOPELESS,
+    PACE_SECONDS,
+    Failed,
+    Interrupted,
+    body,
+    body_start,
+    expected_size,
+    most,
+    network_reason,
+    paced,
+    size,
+)
 from gptmill.errors import UserError
-from gptmill.files import atomic_folder, read_json, sha256
+from gptmill.files import atomic_folder, disk_error, sha256
+from gptmill.process.interrupt import keeps
+from gptmill.process.pool import impatient_pool
 
 PARALLEL_DOWNLOADS = 8
 ATTEMPTS = 5
 BACKOFF_SECONDS = 1.0  # doubled after every failed attempt
 LONGEST_WAIT_SECONDS = 60.0
 TIMEOUT_SECONDS = (10, 60)  # to connect; between two bytes
-CHUNK_BYTES = 1 << 16  # a broken connection loses at most one
-LARGEST_MEMBER_BYTES = 4 << 30
-LARGEST_COMPRESSION = 200  # text compresses 3 to 10 times; a bomb about 1,000 times
-RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One file of a manifest. With `member`, the file is a zip and that member is wanted."""
-
-    url: str
-    bytes: int | None
-    sha256: str
-    member: str | None = None
-    member_sha256: str | None = None
-
-
-class _Failed(Exception):
-    """One address did not give the file; another may."""
-
-
-class _Interrupted(Exception):
-    """A transfer that another attempt may finish, from the start if what is here is useless."""
-
-    def __init__(self, reason: str, wait: float = 0.0, restart: bool = False) -> None:
-        super().__init__(reason)
-        self.wait = wait
-        self.restart = restart
 
 
 def mirror_from_environment() -> str | None:
@@ -107,103 +94,6 @@ def fetch(
     return [destination / name for name in names]
 
 
-# --- The manifest
-
-
-def read_manifest(path: Path) -> list[Entry]:
-    """Read and check a manifest.
-
-    Raises:
-        UserError: not a list of entries, an address that is not http(s) or climbs out of its
-            host, a hash that is not 64 hexadecimal digits.
-    """
-    values = read_json(path)
-    if not isinstance(values, list) or not values:
-        raise UserError(f"{path} is not a list of files to fetch")
-    entries = []
-    for number, value in enumerate(values, start=1):
-        try:
-            entries.append(Entry(**value))
-            _check_entry(entries[-1])
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{path}, entry {number}: {error}") from None
-    return entries
-
-
-def _check_entry(entry: Entry) -> None:
-    if not isinstance(entry.url, str) or urlsplit(entry.url).scheme not in {"http", "https"}:
-        raise ValueError(f"url is not an http(s) address: {entry.url!r}")
-    for digest in (entry.sha256, entry.member_sha256 or "0" * 64):
-        if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
-            raise ValueError(f"not a SHA-256 in lower-case hexadecimal: {digest!r}")
-    if entry.bytes is not None and (not isinstance(entry.bytes, int) or entry.bytes < 0):
-        raise ValueError(f"bytes is not a size: {entry.bytes!r}")
-    if entry.member is not None and _escapes(entry.member):
-        raise ValueError(f"member {entry.member!r} would be written outside its folder")
-    _url_parts(entry.url)
-
-
-def _url_parts(url: str) -> list[str]:
-    """Host and decoded path components of an address.
-
-    Raises:
-        ValueError: a component that is no file name.
-    """
-    split = urlsplit(url)
-    parts = [split.netloc, *(unquote(part) for part in split.path.split("/") if part)]
-    for part in parts:
-        if part in {"", ".", ".."} or any(character in part for character in "/\\\0"):
-            raise ValueError(f"{url!r}: {part!r} would be written outside its folder")
-    return parts
-
-
-def _escapes(name: str) -> bool:
-    """Whether a zip member's name leads out of the folder it is unpacked in."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    return path.is_absolute() or ".." in path.parts or bool(re.match(r"[A-Za-z]:", name))
-
-
-def destination_names(entries: Sequence[Entry]) -> list[str]:
-    """A safe, unique file name for each entry.
-
-    Folders that all addresses share are dropped, the others joined with ' - ':
-    `…/Carroll, Lewis/Alice.txt` becomes `Carroll, Lewis - Alice.txt` beside other authors.
-    """
-    paths = [_url_parts(entry.url) for entry in entries]
-    shared = _shared_folders([path[:-1] for path in paths])
-    names: list[str] = []
-    taken: set[str] = set()
-    for entry, path in zip(entries, paths, strict=True):
-        wanted = PurePosixPath(entry.member).name if entry.member else " - ".join(path[shared:])
-        name = _unique(_safe(wanted), taken)
-        taken.add(name.casefold())
-        names.append(name)
-    return names
-
-
-def _shared_folders(paths: Sequence[Sequence[str]]) -> int:
-    """How many leading components all paths have in common."""
-    columns = list(zip(*paths, strict=False))
-    return next((i for i, column in enumerate(columns) if len(set(column)) > 1), len(columns))
-
-
-def _safe(name: str) -> str:
-    """Characters that some file system refuses become '_'; at most 200 bytes, ending kept."""
-    name = re.sub(r'[\x00-\x1f\x7f<>:"/\\|?*]', "_", name).lstrip(".").rstrip(". ") or "file"
-    suffix = PurePosixPath(name).suffix[:20]
-    room = 200 - len(suffix.encode())
-    return name[: len(name) - len(suffix)].encode()[:room].decode(errors="ignore") + suffix
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    path = PurePosixPath(name)
-    number = 1
-    while name.casefold() in taken:
-        number += 1
-        name = f"{path.stem} ({number}){path.suffix}"
-    return name
-
-
 # --- What the cache has
 
 
@@ -224,13 +114,13 @@ def _fault(entry: Entry, path: Path) -> str | None:
         if entry.member_sha256 is None:
             found = sha256(path)
         else:
-            expected, found = entry.member_sha256, _member_sha256(entry, path)
+            expected, found = entry.member_sha256, member_sha256(entry, path)
     except UserError as error:
         return str(error)
     if found == expected:
         return None
     what = f"{entry.member}: " if entry.member_sha256 else ""
-    return f"{what}expected SHA-256 {expected}, got {found} ({_size(path):,} bytes)"
+    return f"{what}expected SHA-256 {expected}, got {found} ({size(path):,} bytes)"
 
 
 def _fill_offline(missing: list[Entry], cache: Path, mirror: str | None) -> list[Entry]:
@@ -265,16 +155,29 @@ class _Downloader:
     progress: Callable[[int], object]
 
     def download(self, entry: Entry) -> None:
-        """One file into the cache: from the mirror if it has it, else from the source."""
+        """One file into the cache: from the mirror if it has it, else from the source.
+
+        Where another process is at the same file, this one waits and takes what came.
+        """
+        with FileLock(self._locks() / f"download-{entry.sha256[:16]}.lock"):
+            if _missing([entry], self.cache):
+                self._download(entry)
+
+    def _locks(self) -> Path:
+        folder = self.cache.parent / "locks"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def _download(self, entry: Entry) -> None:
         partial = self.cache / f"{entry.sha256}.partial"
-        self.progress(_size(partial))
+        self.progress(size(partial))
         failures = []
         for address in self._addresses(entry):
             try:
                 self._obtain(address, entry, partial)
                 partial.replace(self.cache / entry.sha256)
                 return
-            except _Failed as failure:
+            except Failed as failure:
                 failures.append(str(failure))
         raise UserError("\n".join(failures))
 
@@ -286,8 +189,8 @@ class _Downloader:
         return [mirrored, entry.url] if mirrored else [entry.url]
 
     def _obtain(self, address: Path | str, entry: Entry, partial: Path) -> None:
-        """A checked file at `partial`, or `_Failed`; what was wrong is kept for a look at it."""
-        resumed = _size(partial) > 0
+        """A checked file at `partial`, or `Failed`; what was wrong is kept for a look at it."""
+        resumed = size(partial) > 0
         self._bring(address, entry, partial)
         fault = _fault(entry, partial)
         if fault and resumed:
@@ -296,9 +199,9 @@ class _Downloader:
             self._bring(address, entry, partial)
             fault = _fault(entry, partial)
         if fault:
-            self.progress(-_size(partial))
+            self.progress(-size(partial))
             rejected = partial.replace(partial.with_suffix(".rejected"))
-            raise _Failed(
+            raise Failed(
                 f"{address}: {fault}; what came is kept in {rejected}. If the source has changed, "
                 "use a mirror with the old file; if a proxy or login page answered, get past it"
             )
@@ -307,57 +210,79 @@ class _Downloader:
         """Copy from a folder, or download in several attempts with growing waits."""
         if isinstance(address, Path):
             self._discard(partial)
-            shutil.copyfile(address, partial)
-            self.progress(_size(partial))
+            self._copy(address, partial)
             return
         for attempt in range(1, ATTEMPTS + 1):
             wait = BACKOFF_SECONDS * 2 ** (attempt - 1)
             try:
                 self._stream(address, entry, partial)
                 return
-            except _Interrupted as interruption:
+            except Interrupted as interruption:
                 reason = str(interruption)
                 wait = max(wait, interruption.wait)
                 if interruption.restart:
                     self._discard(partial)
-            except requests.RequestException as error:
-                reason = _network_reason(error)
+            except HOPELESS as error:
+                raise Failed(f"{address}: {type(error).__name__}: {error}") from None
+            except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+                reason = network_reason(error)
             if attempt < ATTEMPTS:
                 time.sleep(min(wait, LONGEST_WAIT_SECONDS))
-        kept = f"; {_size(partial):,} bytes are kept in {partial}" if _size(partial) else ""
-        raise _Failed(f"{address}: {reason} ({ATTEMPTS} attempts{kept}): run again to continue")
+        kept = f"; {size(partial):,} bytes are kept in {partial}" if size(partial) else ""
+        raise Failed(f"{address}: {reason} ({ATTEMPTS} attempts{kept}): run again to continue")
+
+    def _copy(self, source: Path, partial: Path) -> None:
+        """From a mirror that is a folder; what it cannot read is its fault, not our disk's."""
+        with partial.open("wb") as target:
+            try:
+                with source.open("rb") as file:
+                    chunks = iter(lambda: file.read(1 << 20), b"")
+                    for chunk in chunks:
+                        target.write(chunk)
+                        self.progress(len(chunk))
+            except OSError as error:
+                if error.filename is None and disk_error(error, partial):
+                    raise
+                raise Failed(f"{source} cannot be read: {error}") from None
 
     def _stream(self, address: str, entry: Entry, partial: Path) -> None:
-        """One request, appended to `partial`; `_Interrupted` unless every byte came."""
-        offset = _size(partial)
+        """One request, appended to `partial`; `Interrupted` unless every byte came."""
+        offset = size(partial)
         headers = {"Accept-Encoding": "identity"}  # offsets count the file's own bytes
         if offset:
             headers["Range"] = f"bytes={offset}-"
         with self.session.get(
             address, headers=headers, stream=True, timeout=TIMEOUT_SECONDS
         ) as response:
-            start = _start(response, address, offset)
+            start = body_start(response, address, offset)
             if start is None:
                 return
             if start < offset:  # a server without ranges sends everything again
                 self._discard(partial)
-            expected = _expected_size(response, entry, start)
-            self._append(response, partial, expected)
-        received = _size(partial)
+            expected = expected_size(response, entry, start)
+            limit = most(entry, partial)
+            with paced(response, lambda: size(partial)) as pace:
+                self._append(response, partial, limit)
+        received = size(partial)
+        if received > limit and limit != entry.bytes:
+            self._discard(partial)
+            raise Failed(f"{address}: more than {limit:,} bytes came, without end: nothing is kept")
+        if pace.cut:
+            raise Interrupted(f"less than {CHUNK_BYTES:,} bytes came in {PACE_SECONDS:g} s")
         if expected is not None and received < expected:
-            raise _Interrupted(f"the download stopped at {received:,} of {expected:,} bytes")
+            raise Interrupted(f"the download stopped at {received:,} of {expected:,} bytes")
 
-    def _append(self, response: requests.Response, partial: Path, expected: int | None) -> None:
-        """Write the body; no more than expected, whatever the server sends."""
-        with partial.open("ab") as file:
-            for chunk in response.iter_content(CHUNK_BYTES):
+    def _append(self, response: requests.Response, partial: Path, most: int) -> None:
+        """Write the body, and no more than `most` bytes of the file, whatever the server sends."""
+        with partial.open("ab", buffering=0) as file:
+            for chunk in body(response):
                 file.write(chunk)
                 self.progress(len(chunk))
-                if expected is not None and file.tell() > expected:
+                if file.tell() > most:
                     return
 
     def _discard(self, partial: Path) -> None:
-        self.progress(-_size(partial))
+        self.progress(-size(partial))
         partial.unlink(missing_ok=True)
 
 
@@ -365,10 +290,11 @@ def _download_all(entries: list[Entry], cache: Path, mirror: str | None, offline
     """Download in parallel; every failure is told, in the manifest's order."""
     needed = sum(entry.bytes or 0 for entry in entries)
     _check_room(cache, needed)
+    keeps("what has come of the downloads")
     with (
         requests.Session() as session,
         tqdm(total=needed or None, unit="B", unit_scale=True, desc="download", disable=None) as bar,
-        ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool,
+        impatient_pool(PARALLEL_DOWNLOADS) as pool,
     ):
         for scheme in ("https://", "http://"):
             session.mount(scheme, HTTPAdapter(pool_maxsize=PARALLEL_DOWNLOADS))
@@ -380,7 +306,8 @@ def _download_all(entries: list[Entry], cache: Path, mirror: str | None, offline
             except UserError as error:
                 return str(error)
             except OSError as error:
-                return _disk_message(error, cache / entry.sha256)
+                told = disk_error(error, cache / entry.sha256)
+                return str(told or f"cannot write {cache / entry.sha256}: {error}")
             return None
 
         failures = [failure for failure in pool.map(attempt, entries) if failure]
@@ -397,19 +324,13 @@ def _check_room(cache: Path, needed: int) -> None:
         )
 
 
-def _disk_message(error: OSError, path: Path) -> str:
-    if error.errno == errno.ENOSPC:
-        return f"no space left on the disk while writing {path}: free some space and run again"
-    return f"cannot write {path}: {error}"
-
-
 def _mirror_file(entry: Entry, mirror: str | None) -> Path | None:
     """The entry's file in a mirror that is a folder, if it is there."""
     if mirror is None or urlsplit(mirror).scheme in {"http", "https"}:
         return None
     if not Path(mirror).is_dir():
         raise UserError(f"the mirror {mirror} is neither a folder nor an http(s) address")
-    path = Path(mirror).joinpath(*_url_parts(entry.url))
+    path = Path(mirror).joinpath(*url_parts(entry.url))
     return path if path.is_file() else None
 
 
@@ -417,67 +338,7 @@ def _mirror_address(entry: Entry, mirror: str | None) -> str | None:
     """The entry's address on a mirror that is a server."""
     if mirror is None or urlsplit(mirror).scheme not in {"http", "https"}:
         return None
-    return "/".join([mirror.rstrip("/"), *(quote(part) for part in _url_parts(entry.url))])
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _start(response: requests.Response, address: str, offset: int) -> int | None:
-    """Where in the file the answer's body begins; None if nothing was missing.
-
-    Raises:
-        _Failed, _Interrupted: the answer has no bytes of use to us.
-    """
-    status = response.status_code
-    told = response.headers.get("Content-Range", "")
-    if status == 200:
-        return 0
-    if status == 206 and told.startswith(f"bytes {offset}-"):
-        return offset
-    if status == 416 and told.replace(" ", "") == f"bytes*/{offset}":
-        return None
-    if status in {206, 416}:
-        raise _Interrupted(f"the server cannot continue at byte {offset:,}", restart=True)
-    reason = f"the server answered {status} {response.reason}"
-    if status in RETRIED_STATUS:
-        raise _Interrupted(reason, wait=_retry_after(response))
-    raise _Failed(f"{address}: {reason}{_HINTS.get(status, '')}")
-
-
-_HINTS = {
-    401: ": it asks for a login",
-    403: ": it refuses this address or this machine",
-    404: ": the file is not there; a mirror (GPTMILL_MIRROR) may have it",
-    407: ": the proxy asks for a login (HTTPS_PROXY=http://user:password@host:port)",
-    410: ": the file was removed; a mirror (GPTMILL_MIRROR) may have it",
-}
-
-
-def _retry_after(response: requests.Response) -> float:
-    """Seconds the server asks to wait; a date or nothing counts as none."""
-    value = response.headers.get("Retry-After", "")
-    return float(value) if value.isdigit() else 0.0
-
-
-def _expected_size(response: requests.Response, entry: Entry, start: int) -> int | None:
-    """Bytes of the whole file, as the server or else the manifest tells."""
-    length = response.headers.get("Content-Length", "")
-    if length.isdigit() and "Content-Encoding" not in response.headers:
-        return start + int(length)
-    # A zip known by its member may have been packed again, to another size.
-    return None if entry.member_sha256 else entry.bytes
-
-
-def _network_reason(error: requests.RequestException) -> str:
-    if isinstance(error, requests.exceptions.SSLError):
-        return f"the certificate was refused: {error}"
-    if isinstance(error, requests.exceptions.ProxyError):
-        return f"the proxy (HTTP_PROXY, HTTPS_PROXY) did not answer: {error}"
-    if isinstance(error, requests.exceptions.Timeout):
-        return "the server did not answer in time"
-    return f"the connection failed: {error}"
+    return "/".join([mirror.rstrip("/"), *(quote(part) for part in url_parts(entry.url))])
 
 
 # --- Into the destination
@@ -489,44 +350,5 @@ def _place(entry: Entry, source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
         return
     with target.open("wb") as file:
-        for chunk in _member_chunks(entry, source):
+        for chunk in member_chunks(entry, source):
             file.write(chunk)
-
-
-def _member_sha256(entry: Entry, path: Path) -> str:
-    digest = hashlib.sha256()
-    for chunk in _member_chunks(entry, path):
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _member_chunks(entry: Entry, path: Path) -> Iterator[bytes]:
-    """The wanted member's bytes; nothing else of the zip is unpacked.
-
-    Raises:
-        UserError: no zip, no such member, a name that escapes its folder, a bomb, a password.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            information = _checked_member(archive, entry, path)
-            with archive.open(information) as member:
-                while chunk := member.read(CHUNK_BYTES):
-                    yield chunk
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"{path} is not a zip that can be read: {error}") from None
-
-
-def _checked_member(archive: zipfile.ZipFile, entry: Entry, path: Path) -> zipfile.ZipInfo:
-    names = archive.namelist()
-    escaping = [name for name in names if _escapes(name)]
-    if escaping:
-        raise UserError(f"{path}: {escaping[0]!r} would be written outside its folder: refused")
-    if entry.member not in names:
-        raise UserError(f"{path} has no member {entry.member!r}, only {', '.join(names[:10])}")
-    information = archive.getinfo(entry.member)
-    size, packed = information.file_size, max(1, information.compress_size)
-    if size > LARGEST_MEMBER_BYTES or (size > CHUNK_BYTES and size > packed * LARGEST_COMPRESSION):
-        raise UserError(
-            f"{path}: {entry.member!r} would unpack {packed:,} bytes to {size:,}: refused as a bomb"
-        )
-    return information

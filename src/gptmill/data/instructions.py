@@ -10,7 +10,7 @@ from gptmill.data.corpus import SPLITS
 from gptmill.errors import UserError
 from gptmill.files import atomic_folder, read_json, write_json
 
-Entry = dict[str, str]
+Entry = dict[str, Any]
 
 
 def write_embedded_instructions(entries: Iterable, path: Path) -> None:
@@ -70,7 +70,9 @@ def prepare(
             f"{train_fraction} + {test_fraction}"
         )
     entries = read_instructions(raw)
-    if all("combination" in entry for entry in entries):
+    if any("split" in entry for entry in entries):
+        parts = _as_given(entries, train_fraction, test_fraction)
+    elif all("combination" in entry for entry in entries):
         parts = _by_combination(entries, train_fraction, test_fraction, seed)
     else:
         parts = _by_position(entries, train_fraction, test_fraction)
@@ -83,6 +85,23 @@ def prepare(
             write_json(beside / f"{split}.json", parts[split])
     counts = {f"{split}/entries": len(parts[split]) for split in SPLITS}
     return counts | {"dropped/prompt_in_another_split": dropped}
+
+
+def _as_given(
+    entries: Sequence[Entry], train_fraction: float, test_fraction: float
+) -> dict[str, list[Entry]]:
+    """The splits that the source gives; one that it lacks is taken from the end of train."""
+    given: dict[str, list[Entry]] = {split: [] for split in SPLITS}
+    for entry in entries:
+        split = entry.get("split", "train")
+        given[split].append({key: value for key, value in entry.items() if key != "split"})
+    shares = {"test": test_fraction, "validation": 1 - train_fraction - test_fraction}
+    for split, share in shares.items():
+        if not given[split]:
+            count = round(len(given["train"]) * share)
+            at = len(given["train"]) - count
+            given["train"], given[split] = given["train"][:at], given["train"][at:]
+    return given
 
 
 def _by_position(
@@ -145,4 +164,6 @@ def _drop_repeated(parts: dict[str, list[Entry]]) -> int:
 
 def _prompt_key(entry: Entry) -> str:
     """What an entry asks, without case and differences in white space."""
-    return "\0".join(" ".join(entry[key].casefold().split()) for key in ("instruction", "input"))
+    asked = [turn["content"] for turn in entry.get("history", ())]
+    asked += [entry["instruction"], entry["input"]]
+    return "\0".join(" ".join(text.casefold().split()) for text in asked)

@@ -41,7 +41,7 @@ def write_functions(folder: Path, library: Path | None = None) -> None:
         if functions:
             name = ".".join(parts).removesuffix(".py")
             text = "\n\n\n".join(functions) + "\n"
-            (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+            (folder / f"{name}.txt").write_text(text, encoding="utf-8", newline="\n")
     write_json(folder / "dropped.json", dict(dropped))
 
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from gptmill.data.corpus import Plan, split_documents
 from gptmill.data.fetch import fetch, mirror_from_environment, offline_from_environment
+from gptmill.data.splits import Plan, split_documents
 from gptmill.errors import UserError
 from gptmill.files import state_root
 from gptmill.params import Start

@@ -10,12 +10,13 @@ import math
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from tqdm import tqdm
 
-from gptmill.data.corpus import SPLITS, Document, Plan, split_documents
+from gptmill.data.corpus import SPLITS, Document
+from gptmill.data.splits import Plan, split_documents
 from gptmill.errors import UserError
 from gptmill.files import atomic_folder, read_json, sha256_tree, write_json
 from gptmill.tokenizer import Tokenizer
@@ -56,10 +57,9 @@ def write_tokens(
             tokenizer, sha256_tree(beside / "tokenizer"), dtype, shard_tokens, plan
         )
         for split in SPLITS:
-            ends = not plan.cut or split == _last_split(plan)
             texts = split_documents(corpus, plan, split)
             writer = _ShardWriter(beside / split, dtype, shard_tokens)
-            index["splits"][split] = _write_split(texts, tokenizer, writer, ends, split)
+            index["splits"][split] = _write_split(texts, tokenizer, writer, split)
         write_json(beside / INDEX, index)
     return _counts(index)
 
@@ -79,20 +79,16 @@ def _empty_index(
     }
 
 
-def _last_split(plan: Plan) -> str:
-    return [split for split, fraction in zip(SPLITS, plan.fractions, strict=True) if fraction][-1]
-
-
 def _write_split(
     texts: Iterable[Document],
     tokenizer: Tokenizer,
     writer: "_ShardWriter",
-    ends: bool,
     split: str,
 ) -> dict[str, Any]:
     """Encode one split's documents and return its entry in the index."""
-    end = [tokenizer.end_of_text] if ends else []
-    layout, words, nats = array("q"), 0, []
+    layout, words = array("q"), 0
+    unknown_id, unknown = getattr(tokenizer, "unknown", None), 0
+    nats: list[float | None] = []
     progress = tqdm(desc=f"tokenize {split}", unit="B", unit_scale=True, disable=None)
     with writer, progress:
         for batch in _batches(texts):
@@ -100,19 +96,24 @@ def _write_split(
             for document, ids in zip(batch, encoded, strict=True):
                 size = len(document.text.encode())
                 layout.extend((writer.tokens, size))
+                end = [tokenizer.end_of_text] if document.ends else []
                 writer.append(np.array(ids + end, writer.dtype))
+                unknown += 0 if unknown_id is None else ids.count(unknown_id)
                 words += len(document.text.split())
                 nats.append(document.nats)
                 progress.update(size)
     table = np.array(layout, np.int64).reshape(-1, 2)
+    known = [value for value in nats if value is not None]
     np.save(writer.folder / "documents.npy", table)
     return {
         "documents": len(table),
         "tokens": writer.tokens,
         "bytes": int(table[:, 1].sum()),
         "words": words,
-        "nats": math.fsum(nats) if nats and None not in nats else None,
+        "nats": math.fsum(known) if known and len(known) == len(nats) else None,
         "shards": writer.shards,
+        # Of a tokenizer that knows all text there are none.
+        **({"unknown": unknown} if unknown_id is not None else {}),
     }
 
 
@@ -138,24 +139,24 @@ class _ShardWriter:
         self.folder, self.dtype, self.shard_tokens = folder, dtype, shard_tokens
         self.tokens = 0
         self.shards: list[dict[str, Any]] = []
-        self._file = None
+        self._file: BinaryIO | None = None
 
     def append(self, ids: np.ndarray) -> None:
         while len(ids):
-            if self._file is None:
-                self._open()
+            file = self._file or self._open()
             room = self.shard_tokens - self.shards[-1]["tokens"]
-            self._file.write(ids[:room].tobytes())
+            file.write(ids[:room].tobytes())
             self.shards[-1]["tokens"] += len(ids[:room])
             self.tokens += len(ids[:room])
             ids = ids[room:]
             if self.shards[-1]["tokens"] == self.shard_tokens:
                 self._close()
 
-    def _open(self) -> None:
+    def _open(self) -> BinaryIO:
         name = f"{len(self.shards):05d}.bin"
         self._file = (self.folder / name).open("wb")
         self.shards.append({"name": name, "tokens": 0})
+        return self._file
 
     def _close(self) -> None:
         if self._file is not None:
@@ -176,6 +177,11 @@ def _counts(index: dict[str, Any]) -> dict[str, float]:
         for split, entry in index["splits"].items()
         for name in ("documents", "tokens", "bytes", "words", "nats")
         if entry[name] is not None
+    }
+    counts |= {
+        f"{split}/unknown/share": entry["unknown"] / max(1, entry["tokens"])
+        for split, entry in index["splits"].items()
+        if "unknown" in entry
     }
     return counts | {f"dropped/{reason}": count for reason, count in index["dropped"].items()}
 
@@ -206,6 +212,7 @@ class TokenSplit:
         self.bytes: int = entry["bytes"]
         self.words: int = entry["words"]
         self.nats: float | None = entry["nats"]
+        self.unknown: int = entry.get("unknown", 0)
         self._shard_tokens: int = index["shard_tokens"]
         dtype = np.dtype(index["dtype"]).newbyteorder("<")
         self._shards = [self._map(shard, dtype) for shard in entry["shards"]]

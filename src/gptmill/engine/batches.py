@@ -1,16 +1,23 @@
 """Shuffled batches of examples of unequal length, with a resumable position."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+
+
+class Examples(Protocol):
+    """Anything with a length and an index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 class ShuffledBatches:
     """Every example once per epoch, in an order drawn from the seed and the epoch alone.
 
     Args:
-        examples: anything with a length and an index.
         collate: a list of examples to one batch.
         lengths: tokens per example; batches are drawn from pools sorted by length, so that
             little is padding, while batches still come in random order.
@@ -20,11 +27,11 @@ class ShuffledBatches:
 
     def __init__(
         self,
-        examples: Sequence[Any],
+        examples: Examples,
         collate: Callable[[list[Any]], Any],
         batch_size: int,
         seed: int,
-        lengths: Sequence[int] | None = None,
+        lengths: Sequence[int] | np.ndarray | None = None,
     ) -> None:
         self.examples = examples
         self.collate = collate

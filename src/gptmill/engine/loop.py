@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -10,11 +11,17 @@ from torch import Tensor, nn
 from gptmill.engine.hooks import Hook, StepResult
 from gptmill.engine.runtime import Runtime
 from gptmill.engine.state import TrainState
+from gptmill.engine.workers import backward
 from gptmill.errors import UserError
 
 
 class Task(Protocol):
-    """What is learned: a loss over one micro-batch, and how many targets it has."""
+    """What is learned: a loss over one micro-batch, and how many targets it has.
+
+    `unit` names a target, in the plural: throughput is reported in it.
+    """
+
+    unit: str
 
     def targets(self, batch: Any) -> float:
         """Real targets (or their summed weights) of the micro-batch."""
@@ -47,32 +54,36 @@ def fit(
     model = runtime.training_model(state.model)
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
     model.train()
-    while state.step < config.steps:
-        rate = config.learning_rate(state.step)
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
-        # All processes walk the same data; each keeps its share.
-        drawn = range(config.accumulation * runtime.world_size)
-        micro_batches = [state.batches.next_batch() for _ in drawn][
-            runtime.rank :: runtime.world_size
-        ]
-        targets = runtime.total(sum(task.targets(batch) for batch in micro_batches))
-        loss = torch.zeros((), device=runtime.device)
-        for batch in micro_batches:
-            with runtime.autocast():
-                summed = task.loss(model, batch, runtime)
-            # DistributedDataParallel averages gradients; the sum is wanted.
-            (summed * (runtime.world_size / targets)).backward()
-            loss += summed.detach() / targets
-        norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip or float("inf"))
-        if not torch.isfinite(norm):
-            raise _diverged(state, loss.item(), rate)
-        state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=True)
-        state.step += 1
-        state.targets += round(targets)
-        for hook in hooks:
-            hook(state, StepResult(loss, norm, rate, state.step == config.steps))
+    with runtime.workers(state.model) as workers:
+        while state.step < config.steps:
+            rate = config.learning_rate(state.step)
+            for group in state.optimizer.param_groups:
+                group["lr"] = rate
+            # All processes walk the same data; each keeps its share.
+            drawn = range(config.accumulation * runtime.world_size)
+            micro_batches = [state.batches.next_batch() for _ in drawn]
+            micro_batches = micro_batches[runtime.rank :: runtime.world_size]
+            targets = runtime.total(sum(task.targets(batch) for batch in micro_batches))
+            loss = torch.zeros((), device=runtime.device)
+            for batch in micro_batches:
+                share = partial(_share, task, model, runtime, targets)
+                loss += backward(workers, parameters, share, batch) / runtime.world_size
+            norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip or float("inf"))
+            if not torch.isfinite(norm):
+                raise _diverged(state, loss.item(), rate)
+            state.optimizer.step()
+            state.optimizer.zero_grad(set_to_none=True)
+            state.step += 1
+            state.targets += round(targets)
+            for hook in hooks:
+                hook(state, StepResult(loss, norm, rate, state.step == config.steps))
+
+
+def _share(task: Task, model: nn.Module, runtime: Runtime, targets: float, batch: Any) -> Tensor:
+    """A micro-batch's share of the step's mean loss, times what DistributedDataParallel divides
+    gradients by: the sum is wanted, and it averages."""
+    with runtime.autocast():
+        return task.loss(model, batch, runtime) * (runtime.world_size / targets)
 
 
 def _diverged(state: TrainState, loss: float, rate: float) -> UserError:

@@ -4,8 +4,13 @@ PyTorch's own does one matrix at a time in bfloat16, which CPUs without it emula
 of one shape are one batch in float32, and everything else stays AdamW's.
 """
 
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from gptmill.engine.workers import ALONE, Workers
 
 # One quintic a step: the first three of Polar Express (Amsel et al. 2025), each the best after
 # those before it for singular values from 0.001 to 1. Five are usual; docs/log.md has others.
@@ -21,31 +26,44 @@ class Muon(torch.optim.AdamW):
 
     Nesterov momentum of `beta1`, decoupled decay, and the rate of a matrix with more rows than
     columns grows by √(rows/columns).
+
+    Args:
+        workers: threads that share the shapes of matrices.
     """
+
+    def __init__(self, groups: list[dict], workers: Workers = ALONE, **options: Any) -> None:
+        super().__init__(groups, **options)
+        self._workers = workers
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         for group in self.param_groups:
             if group["muon"]:
-                self._orthogonal_step(group)
+                self._workers.map(partial(self._orthogonal_step, group), self._parts(group))
         super().step(closure)  # what has no gradient any more is left alone
 
-    def _orthogonal_step(self, group: dict) -> None:
+    def _parts(self, group: dict) -> list[list[Tensor]]:
+        """The group's matrices by shape, the largest first: the workers take one after another."""
         by_shape: dict[torch.Size, list[Tensor]] = {}
         for parameter in group["params"]:
             by_shape.setdefault(parameter.shape, []).append(parameter)
-        for (rows, columns), parameters in by_shape.items():
-            gradients = [parameter.grad for parameter in parameters]
-            momenta = [self._momentum(parameter) for parameter in parameters]
-            momentum, _ = group["betas"]
-            torch._foreach_lerp_(momenta, gradients, 1 - momentum)
-            steps = torch.stack(torch._foreach_lerp(gradients, momenta, momentum))
-            rate = group["lr"] * group["muon"]
-            updates = orthogonalized(steps) * (rate * max(1.0, rows / columns) ** 0.5)
-            torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
-            torch._foreach_sub_(parameters, list(updates.unbind()))
-            for parameter in parameters:
-                parameter.grad = None
+        return sorted(by_shape.values(), key=lambda same: -same[0].numel() * len(same))
+
+    @torch.no_grad()
+    def _orthogonal_step(self, group: dict, parameters: list[Tensor]) -> None:
+        """Update matrices of one shape."""
+        rows, columns = parameters[0].shape
+        gradients = [parameter.grad for parameter in parameters]
+        momenta = [self._momentum(parameter) for parameter in parameters]
+        momentum, _ = group["betas"]
+        torch._foreach_lerp_(momenta, gradients, 1 - momentum)
+        steps = torch.stack(torch._foreach_lerp(gradients, momenta, momentum))
+        rate = group["lr"] * group["muon"]
+        updates = orthogonalized(steps) * (rate * max(1.0, rows / columns) ** 0.5)
+        torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
+        torch._foreach_sub_(parameters, list(updates.unbind()))
+        for parameter in parameters:
+            parameter.grad = None
 
     def _momentum(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]

@@ -5,16 +5,21 @@ import math
 import torch
 from torch import nn
 
+from gptmill.engine.dynamo import leave_out_dynamo
 from gptmill.engine.muon import Muon
+from gptmill.engine.workers import ALONE, Workers
 from gptmill.params import Optimizer
 
 
-def build_optimizer(model: nn.Module, config: Optimizer) -> torch.optim.AdamW:
+def build_optimizer(
+    model: nn.Module, config: Optimizer, workers: Workers = ALONE
+) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019): matrices decay, biases and LayerNorms do not.
 
     Frozen parameters get no state. Fused: one kernel instead of a dozen per parameter. With
-    `muon`, matrices inside blocks are Muon's.
+    `muon`, matrices inside blocks are Muon's, shared out among the workers.
     """
+    leave_out_dynamo()
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     matrices = [(name, p) for name, p in trained if p.dim() >= 2]
     in_blocks = [p for name, p in matrices if config.muon and ".h." in name]
@@ -24,13 +29,11 @@ def build_optimizer(model: nn.Module, config: Optimizer) -> torch.optim.AdamW:
         {"params": others, "weight_decay": config.weight_decay, "muon": 0.0},
         {"params": [p for _, p in trained if p.dim() < 2], "weight_decay": 0.0, "muon": 0.0},
     ]
-    kind = Muon if config.muon else torch.optim.AdamW
-    return kind(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        fused=True,
-    )
+    groups = [group for group in groups if group["params"]]
+    options = {"lr": config.learning_rate, "betas": (config.beta1, config.beta2), "fused": True}
+    if config.muon:
+        return Muon(groups, workers, **options)
+    return torch.optim.AdamW(groups, **options)
 
 
 def learning_rate(step: int, steps: int, config: Optimizer) -> float:

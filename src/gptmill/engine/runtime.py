@@ -6,15 +6,24 @@ no branches for it.
 
 import os
 import time
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
 
+from gptmill.engine.workers import ALONE, Workers
 from gptmill.errors import UserError
+
+# Below this many parameters kernels are small and a worker's copy of the gradients costs little.
+SMALL_MODEL = 30_000_000
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,7 @@ class Runtime:
     compile: bool
     rank: int = 0
     world_size: int = 1
+    small_model_workers: Workers = field(default=ALONE, compare=False)
 
     def autocast(self) -> AbstractContextManager:
         """Matrix products in `dtype`; parameters and reductions stay float32."""
@@ -33,12 +43,31 @@ class Runtime:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
+    def workers(self, model: nn.Module) -> Workers:
+        """Threads to share rows among, by a rule from the model alone; else the kernels' own."""
+        small = sum(parameter.numel() for parameter in model.parameters()) < SMALL_MODEL
+        # Dropout draws from PyTorch's one generator: threads would take turns by chance.
+        random = any(module.p > 0 for module in model.modules() if isinstance(module, nn.Dropout))
+        return self.small_model_workers if small and not (random and model.training) else ALONE
+
+    def infer(
+        self, model: nn.Module, function: Callable[[Item], Result], items: Iterable[Item]
+    ) -> list[Result]:
+        """`function` of each item, without gradients, in evaluation mode and this precision."""
+
+        def compute(item: Item) -> Result:
+            with torch.inference_mode(), self.autocast():
+                return function(item)
+
+        with evaluating(model), self.workers(model) as workers:
+            return workers.map(compute, items)
+
     def tensor(self, array: np.ndarray) -> Tensor:
         """The array on the device, copied while the host goes on where that is possible."""
         tensor = torch.from_numpy(array)
-        if self.device.type != "cuda":
-            return tensor
-        return tensor.pin_memory().to(self.device, non_blocking=True)
+        if self.device.type == "cuda":  # memory is pinned for CUDA alone
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
 
     def training_model(self, model: nn.Module) -> nn.Module:
         """What the loop calls: the model itself, compiled, or wrapped to average gradients.
@@ -51,11 +80,17 @@ class Runtime:
             return nn.parallel.DistributedDataParallel(model)
         return model
 
+    def fused(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """`function` of tensors, compiled where the model is: its passes over them become one."""
+        return _compiled(function) if self.compile else function
+
     def total(self, value: float) -> float:
         """The sum of `value` over all processes."""
         if self.world_size == 1:
             return value
-        summed = torch.tensor(value, dtype=torch.float64, device=self.device)
+        # On the device for NCCL; gloo takes the host's, and has float64 there, which MPS has not.
+        device = self.device if self.device.type == "cuda" else "cpu"
+        summed = torch.tensor(value, dtype=torch.float64, device=device)
         distributed.all_reduce(summed)
         return summed.item()
 
@@ -76,7 +111,8 @@ class Runtime:
 
 
 def open_runtime(seed: int, threads: int, precision: str, compile: bool = False) -> Runtime:
-    """Seed, set threads, and choose the device: `GPTMILL_DEVICE`, else CUDA if there is one.
+    """Seed, set threads, and choose the device: `GPTMILL_DEVICE`, else CUDA or Apple's MPS if there
+    is one.
 
     Under `torchrun` the processes find each other by its environment.
 
@@ -86,36 +122,73 @@ def open_runtime(seed: int, threads: int, precision: str, compile: bool = False)
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     device = _device()
-    native = has_native_bfloat16(device)
-    if precision == "bfloat16" and device.type == "cuda" and not native:
+    quicker = bfloat16_is_quicker(device)
+    if precision == "bfloat16" and device.type == "cuda" and not quicker:
         raise UserError(f"runtime.precision: {device} has no bfloat16; use float32 or auto")
-    half = precision == "bfloat16" or (precision == "auto" and native)
+    half = precision == "bfloat16" or (precision == "auto" and quicker)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size > 1 and not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
+    plain = device.type == "cpu" and world_size == 1 and not compile
     return Runtime(
         device=device,
         dtype=torch.bfloat16 if half else torch.float32,
         compile=compile,
         rank=int(os.environ.get("RANK", "0")),
         world_size=world_size,
+        small_model_workers=Workers(threads) if plain else ALONE,
     )
 
 
-def has_native_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 products run in hardware; emulated, they are slower than float32."""
+def bfloat16_is_quicker(device: torch.device) -> bool:
+    """Whether bfloat16 is quicker than float32, by a rule from the hardware: never by a timing,
+    so that one machine always gives the same bytes.
+
+    A GPU needs it in hardware, a CPU needs AMX. With `avx512_bf16` alone (AMD Zen 4 and 5, many
+    clouds) the conversions cost more than the products gain (docs/speed.md).
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+_compiled: Callable[[Any], Any] = cache(torch.compile)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode within the block, the former mode after it."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def _device() -> torch.device:
-    name = os.environ.get("GPTMILL_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda"):
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name
-        if not torch.cuda.is_available():
-            raise UserError("GPTMILL_DEVICE is 'cuda', but PyTorch sees no CUDA device here")
-    return torch.device(name)
+    name = os.environ.get("GPTMILL_DEVICE") or _best_device()
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"GPTMILL_DEVICE is '{name}', which is no device: {reason}") from None
+    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if not there.get(device.type, lambda: True)():
+        raise UserError(
+            f"GPTMILL_DEVICE is '{name}', but PyTorch sees no {device.type.upper()} device here"
+        )
+    if device.type == "mps" and "WORLD_SIZE" in os.environ:
+        raise UserError("several processes need CUDA or the CPU: set GPTMILL_DEVICE to one of them")
+    if name == "cuda":
+        return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+    return device
+
+
+def _best_device() -> str:
+    """CUDA, else Apple's Metal (`mps`), else the CPU."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -82,10 +82,13 @@ RECORDS = ("step", "targets", "best_value", "best_weights", "curves", "run_id")
 def random_state() -> dict[str, Any]:
     """PyTorch's generators; data order and sampling draw from seeds of their own."""
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": devices}
+    metal = [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": devices, "mps": metal}
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
+    for metal in state["mps"]:
+        torch.mps.set_rng_state(metal)

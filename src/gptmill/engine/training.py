@@ -12,7 +12,8 @@ from gptmill.engine.hooks import Hook, StepResult, every
 from gptmill.engine.loop import FitConfig, Task, fit
 from gptmill.engine.optim import learning_rate
 from gptmill.engine.runtime import Runtime
-from gptmill.engine.state import TrainState
+from gptmill.engine.state import Batches, TrainState
+from gptmill.errors import UserError
 from gptmill.params import Optimizer, Training
 
 LOG_EVERY = 10  # steps between logged points: reading a loss waits for the device
@@ -41,7 +42,12 @@ def train(
 
     Returns:
         Targets per second over the steps of this process, evaluation and saving not counted.
+
+    Raises:
+        UserError: there is nothing to train on, or the loss is no longer a number.
     """
+    if steps < 1:
+        raise UserError("a training of 0 steps: there are no examples, or no epochs")
     if state.step:
         print(f"resuming at step {state.step} of {steps}", file=sys.stderr)
     clock = Clock(state.targets)
@@ -63,7 +69,7 @@ def train(
             [
                 clock.stop,
                 _progress_hook(bar),
-                _logging_hook(log, clock),
+                _logging_hook(log, clock, f"{task.unit}_per_second"),
                 every(training.evaluate_every, lambda state: _evaluate(state, evaluate, log)),
                 *hooks,
                 every(training.save_every, checkpoints.save),
@@ -72,6 +78,12 @@ def train(
         )
     state.restore_best()
     return clock.targets_per_second
+
+
+def steps_of_epochs(batches: Batches, epochs: int, accumulation: int) -> int:
+    """Optimizer steps that see every example `epochs` times; the last one may take fewer new
+    micro-batches than the others, and takes the rest from the next epoch."""
+    return -(-epochs * batches.batches_per_epoch // accumulation)
 
 
 class Clock:
@@ -122,7 +134,7 @@ def _progress_hook(bar: tqdm) -> Hook:
     return hook
 
 
-def _logging_hook(log: Log, clock: Clock) -> Hook:
+def _logging_hook(log: Log, clock: Clock, rate: str) -> Hook:
     def hook(state: TrainState, result: StepResult) -> None:
         if state.step % LOG_EVERY and not result.last:
             return
@@ -132,7 +144,7 @@ def _logging_hook(log: Log, clock: Clock) -> Hook:
             "gradient_norm": result.gradient_norm.item(),
         }
         _record(state, "training", point)
-        log(state.step, {**point, "tokens_per_second": clock.targets_per_second})
+        log(state.step, {**point, rate: clock.targets_per_second})
 
     return hook
 

@@ -62,8 +62,9 @@ def generate(
 ) -> list[Completion]:
     """Continue every prompt, text or token ids, as one batch; completions in the same order.
 
-    An empty prompt starts from the end-of-text token. `indices` number the prompts within a job
-    of several batches: a prompt's random draws follow its number, not its batch.
+    An empty prompt starts from the token that begins a text, GPT-2's end-of-text token. `indices`
+    number the prompts within a job of several batches: a prompt's random draws follow its number,
+    not its batch.
 
     Raises:
         UserError: a prompt has ids that the model does not know; logits that are not finite.
@@ -157,7 +158,7 @@ def _start(
     decoder: Decoder, tokenizer: Tokenizer, prompt: str | Sequence[int], options: SamplingOptions
 ) -> GrowingSequence:
     ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
-    ids = ids or [tokenizer.end_of_text]
+    ids = ids or [tokenizer.beginning_of_text]
     if not 0 <= min(ids) <= max(ids) < decoder.vocabulary_size:
         raise UserError(
             f"the prompt has token ids from {min(ids)} to {max(ids)}, the model knows 0 to "

@@ -5,12 +5,17 @@ temperature, top-k, top-p, min-p, each on what the one before left. Numpy alone,
 runtime draws the same tokens from the same logits. V is the vocabulary, B the batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
 
 from gptmill.errors import UserError
+
+NOT_FINITE = (
+    "the model's logits are not finite numbers: its weights are damaged, or its training diverged; "
+    "check them with `gptmill perplexity`, or load another model"
+)
 
 
 @dataclass(frozen=True)
@@ -77,10 +82,11 @@ class Sampler:
         prompts: Sequence[Sequence[int]],
         indices: Sequence[int] | None = None,
     ) -> None:
-        self.options = options
         indices = range(len(prompts)) if indices is None else indices
-        self._generators = [_generator(options.seed, index) for index in indices]
-        self._seen = [set(prompt) for prompt in prompts]
+        self._rows = [
+            SequenceSampler(options, prompt, index)
+            for prompt, index in zip(prompts, indices, strict=True)
+        ]
 
     def next_tokens(self, logits: np.ndarray) -> np.ndarray:
         """Ids [B] int64 for logits [B, V] float32, which stay as they are.
@@ -88,100 +94,158 @@ class Sampler:
         Raises:
             UserError: a row's likeliest logit is not a finite number.
         """
-        options = self.options
-        if options.temperature == 0 and options.repetition_penalty == 1:
-            tokens = logits.argmax(axis=1)
-            _check_finite(logits[np.arange(len(tokens)), tokens])
-            return tokens
-        tokens = np.empty(len(logits), np.int64)
-        for row, (scores, generator, seen) in enumerate(
-            zip(logits, self._generators, self._seen, strict=True)
-        ):
-            ids, probabilities = distribution(scores, options, seen)
-            tokens[row] = ids[_draw(probabilities, generator)]
-            seen.add(int(tokens[row]))
-        return tokens
+        return next_tokens(logits, self._rows)
 
     def keep(self, rows: np.ndarray) -> None:
         """Go on with these rows of the batch, in this order."""
-        self._generators = [self._generators[row] for row in rows]
-        self._seen = [self._seen[row] for row in rows]
+        self._rows = [self._rows[row] for row in rows]
+
+
+class SequenceSampler:
+    """How one sequence's tokens are chosen: options, random stream, and the tokens it has seen."""
+
+    def __init__(self, options: SamplingOptions, prompt: Iterable[int], index: int = 0) -> None:
+        key = np.array([options.seed, index], np.uint64)
+        self.options = options
+        self.generator = np.random.Generator(np.random.Philox(key=key))
+        self.seen = set(prompt) if options.repetition_penalty != 1 else set()
+
+
+def next_tokens(logits: np.ndarray, samplers: Sequence[SequenceSampler]) -> np.ndarray:
+    """The next token of each sequence, whose options may differ: ids [B] int64 for logits [B, V].
+
+    Raises:
+        UserError: a row's likeliest logit is not a finite number.
+    """
+    scores = _penalized(logits, samplers)
+    tokens = scores.argmax(axis=1)
+    if not is_finite(scores).all():
+        raise UserError(NOT_FINITE)
+    drawn = [row for row, sampler in enumerate(samplers) if sampler.options.temperature > 0]
+    if drawn:
+        chosen = [samplers[row] for row in drawn]
+        tokens[drawn] = _draw(
+            *_weights(scores[drawn], [sampler.options for sampler in chosen]),
+            np.array([sampler.generator.random() for sampler in chosen]),
+        )
+    for sampler, token in zip(samplers, tokens, strict=True):
+        if sampler.options.repetition_penalty != 1:
+            sampler.seen.add(int(token))
+    return tokens
+
+
+def is_finite(logits: np.ndarray) -> np.ndarray:
+    """Of each row of logits [B, V], whether its likeliest is a finite number."""
+    return np.isfinite(logits.max(axis=1))
 
 
 def distribution(
-    logits: np.ndarray, options: SamplingOptions, seen: set[int] = frozenset()
+    logits: np.ndarray, options: SamplingOptions, seen: Set[int] = frozenset()
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the options leave of one row of logits [V]: ids, ascending, and their probabilities.
 
     `seen` are the ids that the repetition penalty applies to. At temperature 0 one id is left,
     the first of the likeliest.
     """
-    scores = _penalise(logits, seen, options.repetition_penalty)
-    best = int(scores.argmax())
-    _check_finite(scores[best])
+    scores = _penalized(logits[None], [SequenceSampler(options, seen)])
+    if not is_finite(scores).all():
+        raise UserError(NOT_FINITE)
     if options.temperature == 0:
-        return np.array([best]), np.ones(1)
-    ids = _top_k(scores, options.top_k)
-    # Against the likeliest, which is 1 before normalising: nothing overflows at any temperature.
-    with np.errstate(over="ignore"):
-        weights = np.exp((scores[ids] - scores[best]) / np.float32(options.temperature))
-    ids, weights = _top_p(ids, weights, options.top_p)
-    if options.min_p > 0:
-        likely = weights >= options.min_p
-        ids, weights = ids[likely], weights[likely]
-    weights = weights.astype(np.float64)
-    return ids, weights / weights.sum()
+        return scores.argmax(axis=1), np.ones(1)
+    ids, weights = _weights(scores, [options])
+    kept = weights[0] > 0
+    return ids[0, kept], weights[0, kept] / weights.sum()
 
 
-def _penalise(logits: np.ndarray, seen: set[int], penalty: float) -> np.ndarray:
-    if penalty == 1 or not seen:
+def _penalized(logits: np.ndarray, samplers: Sequence[SequenceSampler]) -> np.ndarray:
+    """The logits, those of seen tokens made less likely in a copy."""
+    rows = [row for row, sampler in enumerate(samplers) if sampler.seen]
+    if not rows:
         return logits
-    ids = np.fromiter(seen, np.int64, len(seen))
     scores = logits.copy()
-    known = logits[ids]
-    scores[ids] = np.where(known < 0, known * np.float32(penalty), known / np.float32(penalty))
+    for row in rows:
+        seen, penalty = samplers[row].seen, np.float32(samplers[row].options.repetition_penalty)
+        ids = np.fromiter(seen, np.int64, len(seen))
+        known = logits[row, ids]
+        scores[row, ids] = np.where(known < 0, known * penalty, known / penalty)
     return scores
 
 
-def _top_k(scores: np.ndarray, k: int) -> np.ndarray:
-    """Ids, ascending, whose score is at least the k-th largest."""
-    if k == 0 or k >= len(scores):
-        return np.arange(len(scores))
-    return np.flatnonzero(scores >= np.partition(scores, -k)[-k])
+def _weights(
+    scores: np.ndarray, options: Sequence[SamplingOptions]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What filters leave of scores [B, V]: ids [B, N], ascending, and weights [B, N] float64.
+
+    The likeliest token weighs 1, one that is filtered out 0. N depends on the batch; every sum
+    therefore runs from left to right, which zeros at a row's end do not change.
+    """
+    best = scores.max(axis=1, keepdims=True)
+    ids = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
+    top_k = np.array([option.top_k for option in options])
+    if ((top_k > 0) & (top_k < scores.shape[1])).any():
+        kept = _among_top_k(scores, top_k)
+        counts = kept.sum(axis=1)
+        ids, scores = _compact(kept, scores, np.float32(-np.inf))
+    else:
+        counts = np.full(len(scores), scores.shape[1])
+    temperatures = np.array([[option.temperature] for option in options], np.float32)
+    # Against the likeliest, which is 1 before normalizing: nothing overflows at any temperature.
+    with np.errstate(over="ignore", divide="ignore"):
+        weights = np.exp((scores - best) / temperatures)
+    top_p = np.array([option.top_p for option in options])
+    if (top_p < 1).any():
+        ids, weights = _within_top_p(ids, weights, counts, top_p[:, None])
+    min_p = np.array([[option.min_p] for option in options])
+    return ids, np.where(weights >= min_p, weights, 0).astype(np.float64)
 
 
-def _top_p(ids: np.ndarray, weights: np.ndarray, p: float) -> tuple[np.ndarray, np.ndarray]:
-    """The fewest, likeliest entries whose share of all weight reaches `p`; of equals, the first.
+def _among_top_k(scores: np.ndarray, top_k: np.ndarray) -> np.ndarray:
+    """Where scores [B, V] are at least their row's k-th largest; everywhere in rows of k = 0."""
+    thresholds = np.full((len(scores), 1), -np.inf, np.float32)
+    for k in set(top_k.tolist()) - {0}:
+        if k < scores.shape[1]:
+            rows = np.flatnonzero(top_k == k)
+            thresholds[rows, 0] = np.partition(scores[rows], -k, axis=1)[:, -k]
+    return scores >= thresholds
+
+
+def _compact(kept: np.ndarray, values: np.ndarray, filler: np.generic) -> tuple[np.ndarray, ...]:
+    """Columns [B, N] and values [B, N] where `kept` [B, V] holds, in order, then `filler`s."""
+    rows, columns = np.nonzero(kept)
+    counts = np.bincount(rows, minlength=len(kept))
+    places = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    shape = (len(kept), max(1, int(counts.max())))
+    found, compact = np.zeros(shape, np.int64), np.full(shape, filler, values.dtype)
+    found[rows, places], compact[rows, places] = columns, values[rows, columns]
+    return found, compact
+
+
+def _within_top_p(
+    ids: np.ndarray, weights: np.ndarray, counts: np.ndarray, top_p: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The fewest, likeliest entries whose share of all weight reaches `top_p` [B, 1]; of equals,
+    the first. The likeliest always stays.
 
     Entries that all together weigh no more than the part to drop are out without being sorted.
     """
-    if p == 1:
-        return ids, weights
-    total = weights.sum(dtype=np.float64)
-    candidates = np.flatnonzero(weights > (1 - p) * total / len(weights))
-    if len(candidates) == 0:  # p is 0 and all are equal
-        candidates = np.array([0])
-    order = candidates[np.argsort(-weights[candidates], kind="stable")]
-    before = np.cumsum(weights[order], dtype=np.float64) - weights[order]
-    count = max(1, int(np.searchsorted(before, p * total)))
-    kept = np.sort(order[:count])
-    return ids[kept], weights[kept]
+    total = np.cumsum(weights, axis=1, dtype=np.float64)[:, -1:]
+    candidates = weights > (1 - top_p) * total / counts[:, None]
+    rows = np.arange(len(weights))
+    candidates[rows, weights.argmax(axis=1)] = True
+    columns, weights = _compact(candidates, weights, np.float32(0))
+    ids = np.take_along_axis(ids, columns, axis=1)
+    order = np.argsort(-weights, axis=1, kind="stable")
+    ordered = np.take_along_axis(weights, order, axis=1)
+    before = np.cumsum(ordered, axis=1, dtype=np.float64) - ordered
+    kept = (before < top_p * total) | (top_p == 1)
+    kept[:, 0] = True
+    np.put_along_axis(weights, order, np.where(kept, ordered, 0), axis=1)
+    return ids, weights
 
 
-def _draw(probabilities: np.ndarray, generator: np.random.Generator) -> int:
-    """An index, by inverting the cumulative distribution at one uniform number."""
-    cumulative = np.cumsum(probabilities)
-    index = np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right")
-    return min(int(index), len(probabilities) - 1)
-
-
-def _generator(seed: int, index: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64)))
-
-
-def _check_finite(best: np.ndarray) -> None:
-    if not np.isfinite(best).all():
-        raise UserError(
-            "the model's logits are not finite numbers: its weights are damaged, or its training "
-            "diverged; check them with `gptmill perplexity`, or load another model"
-        )
+def _draw(ids: np.ndarray, weights: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    """A token of each row, by inverting the cumulative distribution at a uniform number [B]."""
+    cumulative = np.cumsum(weights, axis=1)
+    places = (cumulative <= (uniform * cumulative[:, -1])[:, None]).sum(axis=1)
+    last = weights.shape[1] - 1 - (weights[:, ::-1] > 0).argmax(axis=1)
+    return ids[np.arange(len(ids)), np.minimum(places, last)]

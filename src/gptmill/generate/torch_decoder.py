@@ -1,19 +1,16 @@
 """The PyTorch side of generation: GPT-2 over its preallocated cache.
 
-Shapes: B batch, T prompt tokens, S tokens held, H heads, D head width, C = H·D, V vocabulary.
+Shapes: B batch, T prompt tokens, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from gptmill.model.attention import KeyValueCache, LayerCache
-from gptmill.model.gpt2 import GPT2, Block, Transformer
+from gptmill.model.gpt2 import GPT2
 
 ROOM = 256  # tokens a fresh cache can take beyond the prompt before it grows
 
@@ -29,7 +26,7 @@ class TorchDecoder:
         self.model = model
         self.vocabulary_size = model.config.vocabulary_size
         self.context_length = model.config.context_length
-        self._one_token = OneToken(model.transformer)
+        self._one_token = model.transformer.step()
 
     def prefill(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Start a fresh cache with ids [B, T]; logits [B, V] after the last position."""
@@ -72,72 +69,6 @@ class TorchDecoder:
 
     def _logits(self, hidden: Tensor) -> np.ndarray:
         return self.model.lm_head(hidden).float().cpu().numpy()
-
-
-class OneToken:
-    """The transformer on one new token a row, the functions called without their modules.
-
-    The same operations as `Transformer.forward` in evaluation mode, on [B, C] in place of
-    [B, 1, C]. Around a product with one row, the calls of modules cost as much time as the rest
-    of a small model does, and an eighth of 124M's.
-    """
-
-    def __init__(self, transformer: Transformer) -> None:
-        self._transformer = transformer
-        self._layers = [_Layer(block) for block in transformer.h]
-        self._final_norm = _bound_norm(transformer.ln_f)
-
-    def __call__(
-        self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: KeyValueCache
-    ) -> Tensor:
-        """Hidden states [B, C] of ids [B] at positions [B]; the mask is [B, 1, 1, at least S]."""
-        x = F.embedding(ids, self._transformer.wte.weight)
-        if self._transformer.config.positions == "learned":
-            x = x + F.embedding(positions, self._transformer.wpe.weight)
-        layer_caches = cache.extend(1)
-        if mask is not None:
-            mask = mask[..., : cache.length]
-        for layer, layer_cache in zip(self._layers, layer_caches):
-            x = layer(x, mask, layer_cache)
-        return self._final_norm(x)
-
-
-class _Layer:
-    """A block's functions with their parameters bound."""
-
-    def __init__(self, block: Block) -> None:
-        self.heads = block.attn.heads
-        self.attention_norm = _bound_norm(block.ln_1)
-        self.query_key_value = _bound_linear(block.attn.c_attn)
-        self.attention_out = _bound_linear(block.attn.c_proj)
-        self.feed_forward_norm = _bound_norm(block.ln_2)
-        self.feed_forward_in = _bound_linear(block.mlp.c_fc)
-        self.activation = block.mlp.activation.forward
-        self.feed_forward_out = _bound_linear(block.mlp.c_proj)
-
-    def __call__(self, x: Tensor, mask: Tensor | None, cache: LayerCache) -> Tensor:
-        B, C = x.shape
-        heads = self.query_key_value(self.attention_norm(x)).view(B, 3, self.heads, 1, -1)
-        query, key, value = heads.unbind(1)  # [B, H, 1, D] each
-        context = F.scaled_dot_product_attention(query, *cache.append(key, value), attn_mask=mask)
-        x = x + self.attention_out(context.reshape(B, C))
-        hidden = self.activation(self.feed_forward_in(self.feed_forward_norm(x)))
-        return x + self.feed_forward_out(hidden)
-
-
-def _bound_linear(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
-    assert type(layer) is nn.Linear, f"{type(layer).__name__} computes more than a linear layer"
-    return partial(F.linear, weight=layer.weight, bias=layer.bias)
-
-
-def _bound_norm(norm: nn.LayerNorm) -> Callable[[Tensor], Tensor]:
-    return partial(
-        torch.layer_norm,
-        normalized_shape=norm.normalized_shape,
-        weight=norm.weight,
-        bias=norm.bias,
-        eps=norm.eps,
-    )
 
 
 @contextmanager

@@ -95,6 +95,23 @@ class Controls:
         return groups
 
 
+def describe(metrics: Mapping[str, Any]) -> str:
+    """The verdict on the judge in one line, from what `Controls.metrics` returns."""
+    figures = (
+        ("references", f"at least {REFERENCES_AT_LEAST:g}"),
+        ("shuffled", f"at most {SHUFFLED_AT_MOST:g}"),
+        ("repeat_deviation", f"at most {DEVIATION_AT_MOST:g}"),
+        ("coverage", "as judge.minimum_coverage"),
+    )
+    parts = []
+    for name, bound in figures:
+        value = metrics[f"controls/{name}"]
+        known = "unknown" if value is None else f"{value:.4g}"
+        parts.append(f"{name.replace('_', ' ')} {known} ({bound})")
+    outcome = "passed" if metrics["controls/passed"] else "FAILED"
+    return f"the judge {outcome} its controls: {', '.join(parts)}"
+
+
 def draw_controls(entries: Sequence[Entry], count: int, seed: int) -> Controls:
     """Controls on `count` entries at most, half as many repeated.
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -14,6 +14,8 @@ from tqdm import tqdm
 from gptmill.errors import UserError
 from gptmill.files import read_json, write_json
 from gptmill.judge.reply import Fault, Prompt, Reply, ReplyFault, Server, TransportFault
+from gptmill.process.interrupt import keeps
+from gptmill.process.pool import impatient_pool
 
 Value = TypeVar("Value")
 
@@ -66,8 +68,9 @@ class Examiner:
             _key(self._request(question.prompt, self._seed, question.repetition))
             for question in questions
         ]
+        keeps("every reply so far")
         with (
-            ThreadPoolExecutor(workers) as pool,
+            impatient_pool(workers) as pool,
             tqdm(total=len(set(keys)), desc="judge", unit="verdict", disable=None) as bar,
         ):
             futures: dict[str, Future[Verdict[Value]]] = {}
@@ -78,12 +81,12 @@ class Examiner:
             try:
                 return [futures[key].result() for key in keys]
             except BaseException:
-                self._stop.set()  # ends pauses too, so that Ctrl-C does not wait them out
-                pool.shutdown(wait=False, cancel_futures=True)
+                self._stop.set()  # ends pauses too
                 raise
 
     def _examine_one(self, question: Question[Value]) -> Verdict[Value]:
-        prompt, faults = question.prompt, []
+        prompt = question.prompt
+        faults: list[Fault] = []
         for attempt in range(self._retries + 1):
             unusable = sum(isinstance(fault, ReplyFault) for fault in faults)
             try:

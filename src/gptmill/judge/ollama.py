@@ -5,8 +5,9 @@ The client lets httpx's errors through, so they are caught by name here.
 
 import ipaddress
 import time
+from collections.abc import Generator
 from contextlib import closing
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httpx
@@ -41,7 +42,7 @@ class OllamaServer:
         self._address = address(host)
         self._model, self._timeout = model, timeout
         trust_env = not is_loopback(self._address)  # a proxy cannot reach our loopback
-        self.version = _version(self._address, trust_env)
+        self.version: str | None = _version(self._address, trust_env)
         self._client = ollama.Client(self._address, timeout=timeout, trust_env=trust_env)
         try:
             digest = self._digest()
@@ -85,7 +86,7 @@ class OllamaServer:
         """The text and the last piece. Streaming shows a cut and lets a slow reply be given up."""
         deadline = time.monotonic() + self._timeout
         text, last = "", None
-        pieces = self._client.chat(
+        answer = self._client.chat(
             self._model,
             prompt.messages(),
             stream=True,
@@ -94,6 +95,8 @@ class OllamaServer:
             options={**self._options, "seed": seed},
             keep_alive=KEEP_ALIVE,
         )
+        # Declared an iterator; it is a generator, and closing it closes the connection.
+        pieces = cast(Generator[ollama.ChatResponse, None, None], answer)
         with closing(pieces):
             for last in pieces:
                 text += last.message.content or ""

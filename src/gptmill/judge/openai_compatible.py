@@ -3,8 +3,12 @@
 Such are llama.cpp's and llama-cpp-python's, vLLM's, Ollama's own, and ours. The protocol has no
 model digest and no window: replies are kept by address and name, so empty the state folder when
 another model takes the name, and the server must refuse prompts that are too long.
+
+OpenAI's form of a schema (`json_schema`) goes first. A server that refuses it is asked in
+llama-cpp-python's form, the schema beside `json_object`; both hold the reply to the same schema.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -12,6 +16,9 @@ import httpx
 from gptmill.errors import UserError
 from gptmill.judge.ollama import PROBE_SECONDS, is_loopback
 from gptmill.judge.reply import Prompt, Reply, TransportFault
+
+SchemaForm = Callable[[dict[str, Any]], dict[str, Any]]
+UNKNOWN_FORM = (400, 422)  # how servers refuse a `response_format` that they do not know
 
 
 class OpenAIServer:
@@ -41,6 +48,7 @@ class OpenAIServer:
             headers={"Authorization": f"Bearer {key}"} if key else {},
         )
         self._options = {"temperature": 0, "max_tokens": reply_tokens}
+        self._schema_form = _openai_schema
         names = self._models()
         if model not in names:
             there = ", ".join(names) or "none"
@@ -57,6 +65,16 @@ class OpenAIServer:
 
     def ask(self, prompt: Prompt, seed: int) -> Reply:
         """One chat completion; see `Server.ask`."""
+        form = self._schema_form
+        answer = self._post(prompt, seed, form)
+        if prompt.schema and form is _openai_schema and answer.status_code in UNKNOWN_FORM:
+            second = self._post(prompt, seed, _llama_cpp_schema)
+            if second.status_code == 200:
+                answer, self._schema_form = second, _llama_cpp_schema
+        self._check_status(answer)
+        return _reply(answer)
+
+    def _post(self, prompt: Prompt, seed: int, schema_form: SchemaForm) -> httpx.Response:
         body: dict[str, Any] = {
             "model": self._model,
             "messages": prompt.messages(),
@@ -64,18 +82,15 @@ class OpenAIServer:
             **self._options,
         }
         if prompt.schema:
-            schema = {"name": "verdict", "strict": True, "schema": prompt.schema}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+            body["response_format"] = schema_form(prompt.schema)
         try:
-            answer = self._client.post("chat/completions", json=body)
+            return self._client.post("chat/completions", json=body)
         except httpx.TimeoutException:
             raise TransportFault("timeout", f"no reply within {self._timeout:g} s") from None
         except httpx.ConnectError as error:
             raise TransportFault("unreachable", f"{self._address}: {error}") from None
         except httpx.HTTPError as error:
             raise TransportFault("connection lost", str(error)) from None
-        self._check_status(answer)
-        return _reply(answer)
 
     def _check_status(self, answer: httpx.Response) -> None:
         status = answer.status_code
@@ -107,6 +122,15 @@ class OpenAIServer:
             raise UserError(
                 f"{self._address}/v1/models does not answer as OpenAI's does: {error}"
             ) from None
+
+
+def _openai_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    named = {"name": "verdict", "strict": True, "schema": schema}
+    return {"type": "json_schema", "json_schema": named}
+
+
+def _llama_cpp_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_object", "schema": schema}
 
 
 def _reply(answer: httpx.Response) -> Reply:

@@ -69,7 +69,9 @@ def compare(
     """
     if not entries or not len(entries) == len(first) == len(second):
         raise ValueError(f"{len(entries)} entries, {len(first)} and {len(second)} answers")
-    pairs = [{"first": one, "second": two, "faults": []} for one, two in zip(first, second)]
+    pairs: list[dict[str, Any]] = [
+        {"first": one, "second": two, "faults": []} for one, two in zip(first, second)
+    ]
     for pair in pairs:
         pair["preference"] = _known_preference(pair["first"], pair["second"])
     examiner = Examiner(open_server(parameters), state, parameters.seed, parameters.retries)
@@ -101,7 +103,7 @@ def length_controlled_rate(
     its regularisation on gamed baselines falls away, and a weak ridge (C = 100) stands in for its
     cross-validated L1, to keep the fit finite where one side wins every pair.
     """
-    preferences = np.asarray(preferences)
+    wins = np.asarray(preferences)
     difference = np.array([len(one) - len(two) for one, two in zip(first, second)], dtype=float)
     spread = difference.std(ddof=1) if len(difference) > 1 else 0.0
     length = np.tanh(difference / spread) if spread else np.zeros_like(difference)
@@ -110,8 +112,8 @@ def length_controlled_rate(
     model = LogisticRegression(C=100.0, fit_intercept=False, tol=1e-8, max_iter=1000)
     model.fit(
         np.concatenate([features, features]),
-        np.repeat([1, 0], len(preferences)),
-        sample_weight=np.concatenate([preferences, 1 - preferences]),
+        np.repeat([1, 0], len(wins)),
+        sample_weight=np.concatenate([wins, 1 - wins]),
     )
     return float(100 * model.predict_proba([[1.0, 0.0]])[0, 1])
 

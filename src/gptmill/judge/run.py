@@ -1,5 +1,6 @@
 """Judge a set of answers: the one call of the stage, with every backend behind it."""
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from gptmill.errors import UserError
 from gptmill.judge.answers import Entry, check_answers
 from gptmill.judge.backends import open_server
-from gptmill.judge.controls import draw_controls
+from gptmill.judge.controls import describe, draw_controls
 from gptmill.judge.examine import Examiner, Question, Verdict
 from gptmill.judge.reference import reference_scores
 from gptmill.judge.rubric import RUBRICS, Rubric
@@ -36,7 +37,7 @@ def judge(
 
     Raises:
         UserError: an entry lacks a text; the server or model is not there; coverage is below
-            `minimum_coverage`.
+            `minimum_coverage`; the judge fails its controls and `on_failed_controls` is `fail`.
     """
     check_answers(responses)
     scores = [{**entry, **reference_scores(entry), "faults": []} for entry in responses]
@@ -48,6 +49,7 @@ def judge(
     examiner = Examiner(server, state, parameters.seed, parameters.retries)
     rubric = RUBRICS[parameters.rubric]
     controls = _examine(scores, examiner, rubric, parameters)
+    _tell_verdict(controls, parameters)
     metrics = {
         "backend": parameters.backend,
         "judge/model": parameters.model,
@@ -81,6 +83,16 @@ def _examine(
     _check_coverage(verdicts[: len(asked)], len(scores), parameters.minimum_coverage)
     values = [entry["score"] for entry in scores]
     return controls.metrics(verdicts[len(asked) :], values, parameters.minimum_coverage)
+
+
+def _tell_verdict(controls: dict[str, Any], parameters: Judge) -> None:
+    verdict = describe(controls)
+    if parameters.on_failed_controls == "fail" and not controls["controls/passed"]:
+        raise UserError(
+            f"{verdict}. Its scores mean nothing: try another judge.model, or set "
+            "judge.on_failed_controls to warn to keep them; replies so far are kept"
+        )
+    print(verdict, file=sys.stderr)
 
 
 def _check_coverage(verdicts: Sequence[Verdict[int]], count: int, minimum: float) -> None:

@@ -3,6 +3,8 @@
 Shapes: B batch, T new tokens, P past tokens, S = P + T, H heads, D head width, C = H·D.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -37,7 +39,8 @@ class KeyValueCache:
     def extend(self, tokens: int) -> "list[LayerCache]":
         """Make room for so many more tokens in every layer.
 
-        The views of all layers are cut at once: at one token a step their making is felt.
+        The views of all layers are cut at once: at one token per step the slicing overhead is
+        measurable.
         """
         start, self.length = self.length, self.length + tokens
         if self.length > self.store.shape[4]:
@@ -113,3 +116,39 @@ class CausalSelfAttention(nn.Module):
             is_causal=mask is None and T > 1,
         )
         return self.c_proj(context.transpose(1, 2).reshape(B, T, C))
+
+    def step(self) -> "Step":
+        """`forward` of one new token per sequence, [B, C] in place of [B, 1, C], no dropout."""
+        project, output, heads = bound(self.c_attn), bound(self.c_proj), self.heads
+
+        def step(x: Tensor, mask: Tensor | None, cache: LayerCache) -> Tensor:
+            B, C = x.shape
+            query, key, value = project(x).view(B, 3, heads, 1, -1).unbind(1)  # [B, H, 1, D]
+            keys, values = cache.append(key, value)
+            context = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+            return output(context.reshape(B, C))
+
+        return step
+
+
+# One new token of each sequence [B, C], an additive mask [B, 1, 1, S] or None, the layer's cache.
+Step = Callable[[Tensor, Tensor | None, LayerCache], Tensor]
+
+
+def bound(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A module's function with its parameters as they are at each call, without its hooks.
+
+    Around a product with one row, the calls of modules take as long as the rest of a small model,
+    and an eighth of 124M's time.
+    """
+    if type(module) is nn.Linear:
+        return partial(F.linear, weight=module.weight, bias=module.bias)
+    if type(module) is nn.LayerNorm:
+        return partial(
+            torch.layer_norm,
+            normalized_shape=module.normalized_shape,
+            weight=module.weight,
+            bias=module.bias,
+            eps=module.eps,
+        )
+    return module.forward

@@ -72,6 +72,8 @@ class CausalAttention(SelfAttentionV2):
     again from the length, so that no checkpoint carries it.
     """
 
+    mask: Tensor
+
     def __init__(
         self,
         width: int,

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from gptmill.model.gpt2 import GPT2, GPT2Config, Transformer, initialize
+from gptmill.model.config import GPT2Config
+from gptmill.model.gpt2 import GPT2, Transformer, initialize
 
 
 class GPT2Classifier(nn.Module):

@@ -5,55 +5,23 @@ B batch, T new tokens, P past tokens, S = P + T, C width, V vocabulary.
 """
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from gptmill.model.attention import CausalSelfAttention, KeyValueCache, LayerCache
+from gptmill.model.attention import CausalSelfAttention, KeyValueCache, LayerCache, Step, bound
+from gptmill.model.config import GPT2Config
 
-
-@dataclass(frozen=True)
-class GPT2Config:
-    """The architecture. `width` is divided among `heads`; `context_length` is in tokens."""
-
-    vocabulary_size: int
-    context_length: int
-    layers: int
-    heads: int
-    width: int
-    dropout: float = 0.0
-    bias: bool = True
-    activation: str = "gelu_new"
-    tied_head: bool = True
-    positions: str = "learned"
-
-    def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation {self.activation!r} is none of {sorted(ACTIVATIONS)}")
-
-
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu_new": lambda: nn.GELU(approximate="tanh"),  # the approximation GPT-2 was trained with
     "gelu": nn.GELU,
     "relu": nn.ReLU,
 }
 GPT2_DEVIATION = 0.02  # of initial weights
-# OpenAI's four: layers, heads, width. Vocabulary 50,257 and context 1,024 throughout.
-GPT2_SIZES = {
-    "124M": (12, 12, 768),
-    "355M": (24, 16, 1024),
-    "774M": (36, 20, 1280),
-    "1558M": (48, 25, 1600),
-}
-
-
-def gpt2_config(size: str) -> GPT2Config:
-    """The configuration of an OpenAI size, `124M` to `1558M`."""
-    layers, heads, width = GPT2_SIZES[size]
-    return GPT2Config(50257, 1024, layers, heads, width, dropout=0.1)
 
 
 class FeedForward(nn.Module):
@@ -67,6 +35,11 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.c_proj(self.activation(self.c_fc(x)))
+
+    def step(self) -> Callable[[Tensor], Tensor]:
+        """`forward` without the calls of modules."""
+        widen, activation, narrow = bound(self.c_fc), bound(self.activation), bound(self.c_proj)
+        return lambda x: narrow(activation(widen(x)))
 
 
 class Block(nn.Module):
@@ -85,6 +58,17 @@ class Block(nn.Module):
     ) -> Tensor:
         x = x + self.dropout(self.attn(self.ln_1(x), mask, cache))
         return x + self.dropout(self.mlp(self.ln_2(x)))
+
+    def step(self) -> Step:
+        """`forward` of one new token per sequence, [B, C], in evaluation mode."""
+        first, attention = bound(self.ln_1), self.attn.step()
+        second, feed_forward = bound(self.ln_2), self.mlp.step()
+
+        def step(x: Tensor, mask: Tensor | None, cache: LayerCache) -> Tensor:
+            x = x + attention(first(x), mask, cache)
+            return x + feed_forward(second(x))
+
+        return step
 
 
 class Transformer(nn.Module):
@@ -121,6 +105,28 @@ class Transformer(nn.Module):
             x = block(x, mask, layer_cache)
         return self.ln_f(x)
 
+    def step(self) -> Callable[[Tensor, Tensor, Tensor | None, KeyValueCache], Tensor]:
+        """`forward` of one new token per sequence, in evaluation mode: a function of ids [B],
+        positions [B], an additive mask [B, 1, 1, at least S] or None, and a cache, to hidden
+        states [B, C]."""
+        learned = self.config.positions == "learned"
+        blocks = [cast(Block, block).step() for block in self.h]
+        final = bound(self.ln_f)
+
+        def step(
+            ids: Tensor, positions: Tensor, mask: Tensor | None, cache: KeyValueCache
+        ) -> Tensor:
+            x = F.embedding(ids, self.wte.weight)
+            if learned:
+                x = x + F.embedding(positions, self.wpe.weight)
+            caches = cache.extend(1)
+            mask = None if mask is None else mask[..., : cache.length]
+            for block, layer_cache in zip(blocks, caches):
+                x = block(x, mask, layer_cache)
+            return final(x)
+
+        return step
+
 
 class GPT2(nn.Module):
     """The language model: hidden states and a head over the vocabulary."""
@@ -155,10 +161,8 @@ class GPT2(nn.Module):
         """An empty cache for `batch` sequences, with room for `length` tokens (the context)."""
         config, weight = self.config, self.transformer.wte.weight
         length = length or config.context_length
-        head_width = config.width // config.heads
-        return KeyValueCache(
-            config.layers, batch, config.heads, length, head_width, weight.device, weight.dtype
-        )
+        shape = (config.layers, batch, config.heads, length, config.head_width)
+        return KeyValueCache(*shape, weight.device, weight.dtype)
 
 
 def initialize(model: nn.Module, layers: int, deviation: float = GPT2_DEVIATION) -> None:
@@ -191,15 +195,6 @@ def set_dropout(model: GPT2, rate: float) -> None:
 def count_parameters(model: nn.Module) -> int:
     """Parameters, a tied matrix counted once."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def flops_per_token(config: GPT2Config, tokens: int) -> int:
-    """Floating-point operations of one training token in a sequence of `tokens`: six per weight
-    in a matrix product plus attention's 12·layers·width·tokens (PaLM, Chowdhery et al. 2022,
-    appendix B, without the causal halving)."""
-    block = 12 * config.width**2
-    weights = config.layers * block + config.vocabulary_size * config.width
-    return 6 * weights + 12 * config.layers * config.width * tokens
 
 
 def _positions(attention_mask: Tensor | None, past: int, T: int, device: torch.device) -> Tensor:

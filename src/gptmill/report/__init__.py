@@ -4,16 +4,18 @@ import re
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from gptmill.files import atomic_file
-from gptmill.report import answers, cards, learning, spam
+from gptmill.git import git
+from gptmill.params import flatten
+from gptmill.report import answers, cards, classification, learning
 from gptmill.report.course import course
-from gptmill.report.graph import NARROW, WIDE, draw, duration
+from gptmill.report.graph import NARROW, WIDE, descriptions, draw, duration
 from gptmill.report.read import Results
-from gptmill.tracking.lineage import flatten, git
 
 MAKE = {"calibration": "make repro"}
 
@@ -27,16 +29,15 @@ def build_report(root: Path, output: Path) -> None:
     results = Results(root)
     page = render("page.html", **_content(results))
     with atomic_file(output) as beside:
-        beside.write_text(page, encoding="utf-8")
+        beside.write_text(page, encoding="utf-8", newline="\n")
 
 
-def render(template: str, **values: object) -> str:
-    """A template of this package with the house's style."""
+def render(template: str, *, package: str = "gptmill.report", **values: Any) -> str:
+    """A template of a package, by default this one, with the house's style."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {"duration": duration, "breakable": _breakable}
-    folder = files("gptmill.report")
-    style = Markup(folder.joinpath("style.css").read_text(encoding="utf-8"))
-    text = folder.joinpath(template).read_text(encoding="utf-8")
+    style = Markup(files("gptmill.report").joinpath("style.css").read_text(encoding="utf-8"))
+    text = files(package).joinpath(template).read_text(encoding="utf-8")
     return environment.from_string(text).render(style=style, **values)
 
 
@@ -45,16 +46,17 @@ def _breakable(name: str) -> Markup:
     return Markup(re.sub(r"([./_])", r"\1<wbr>", str(escape(name))))
 
 
-def _content(results: Results) -> dict[str, object]:
+def _content(results: Results) -> dict[str, Any]:
     """What the template shows, section by section."""
     return {
         "profile": results.parameters.get("profile", "unknown"),
         "facts": _facts(results),
         "graphs": _graphs(results),
+        "descriptions": descriptions(results.pipeline),
         "cards": cards.cards(results),
         "runs": learning.training_runs(results),
         "samples": learning.samples(results),
-        "spam": spam.section(results),
+        "classification": classification.section(results),
         "answers": answers.section(results),
         "course": course(results),
         "parameters": _parameters(results),

@@ -35,18 +35,34 @@ class Card:
     bars: list[Bar] = field(default_factory=list)
 
 
+Maker = tuple[str, str, Callable[[Results], Card | None]]
+
+
 def cards(results: Results) -> list[Card]:
     """All cards; one that misses its metrics says which file would hold them."""
-    makers: list[tuple[str, str, Callable[[Results], Card | None]]] = [
+    return figures(results) + _made(
+        results,
+        [
+            ("Registry", ".state/registry.json", _registry),
+            ("Cost", "timings/*.json", _cost),
+        ],
+    )
+
+
+def figures(results: Results) -> list[Card]:
+    """The cards that are the same for the same results: no wall times, no registry."""
+    makers: list[Maker] = [
         ("Language model", "metrics/pretrain.json", _language_model),
         ("Classifier", "metrics/finetune_classifier.json", _classifier),
         ("Instructions", "metrics/respond.json", _instructions),
         ("Judge", "metrics/judge.json", _judge),
         ("ONNX parity", "metrics/export_onnx.json", _parity),
         ("Quantised models", "metrics/export_onnx.json", _quantised),
-        ("Registry", ".state/registry.json", _registry),
-        ("Cost", "timings/*.json", _cost),
     ]
+    return _made(results, makers)
+
+
+def _made(results: Results, makers: list[Maker]) -> list[Card]:
     return [
         make(results) or Card(title, "absent", f"{path} is not there: its stage has not run")
         for title, path, make in makers
@@ -83,7 +99,9 @@ def _language_model(results: Results) -> Card | None:
     reached = results.metric("pretrain", "validation/perplexity")
     bits = results.metric("pretrain", "validation/bits_per_byte")
     floor = results.metric("pretrain", "validation/floor_loss")
-    note = f"validation perplexity; loss {loss:.3f} nats a token, {bits:.3f} bits a byte"
+    note = f"validation perplexity; loss {loss:.3f} nats a token"
+    unknown = results.metric("pretrain", "validation/unknown/share")
+    note += f", {unknown:.1%} of them unknown" if bits is None else f", {bits:.3f} bits a byte"
     if floor is None:
         return Card("Language model", f"{reached:.2f}", f"{note}; no floor is known for this text")
     over = loss / floor - 1
@@ -107,7 +125,10 @@ def _classifier(results: Results) -> Card | None:
     bars = [_bar("GPT-2", accuracy, 1, "c1", f"{accuracy:.1%}")]
     if baseline is not None:
         bars.append(_bar("TF-IDF", baseline, 1, "c2", f"{baseline:.1%}"))
+    error = results.metric("finetune_classifier", "test/expected_calibration_error")
     note, state = f"test accuracy; macro-F1 {f1:.3f}", "plain"
+    if error is not None:
+        note += f", calibration error {error:.3f}"
     if best is not None:
         bars.append(_bar("best possible", best, 1, "c4", f"{best:.1%}"))
         state = "good" if accuracy >= best - BELOW_BEST else "short"

@@ -7,6 +7,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from gptmill.closure import FOLDER
+
 Edges = dict[str, set[str]]
 
 
@@ -38,9 +40,14 @@ NARROW = Shape(down=True, width=104, height=52, along=26, across=14, passing=10)
 
 
 def stages(pipeline: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
-    """Each stage with the paths it reads and writes, `foreach` unfolded as DVC names it."""
+    """Each stage with the paths it reads and writes, `foreach` unfolded as DVC names it.
+
+    Without the one that lists the code, which every other needs.
+    """
     unfolded = {}
     for name, definition in pipeline.items():
+        if name == FOLDER.name:
+            continue
         items = definition.get("foreach")
         if items is None:
             unfolded[name] = _paths(definition, "")
@@ -123,6 +130,15 @@ def draw(pipeline: Mapping[str, Any], seconds: Mapping[str, float], shape: Shape
     )
 
 
+def descriptions(pipeline: Mapping[str, Any]) -> dict[str, str]:
+    """What dvc.yaml says that each stage does; of several from one `foreach`, once."""
+    texts = {}
+    for name, definition in pipeline.items():
+        text = str(definition.get("do", definition).get("desc", ""))
+        texts[name] = text.replace("${item}", ", ".join(map(str, definition.get("foreach", []))))
+    return {name: text for name, text in texts.items() if text}
+
+
 def timing_name(stage: str) -> str:
     """The name under which a stage's timings lie."""
     return stage.replace("@", "_")
@@ -187,7 +203,7 @@ def _places(rows: list[list[str]], shape: Shape) -> dict[str, tuple[float, float
     """The upper left corner of every box; a passing line's place is keyed by layer too, and is
     that of a box with the line through its middle."""
     broadest = max(_breadth(row, shape) for row in rows)
-    places = {}
+    places: dict[str, tuple[float, float]] = {}
     for i, row in enumerate(rows):
         across, along = 1 + (broadest - _breadth(row, shape)) / 2, i * shape.step + 1
         for name in row:

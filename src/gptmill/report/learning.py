@@ -47,9 +47,10 @@ def _training_run(results: Results, stage: str, title: str) -> TrainingRun:
     floor = results.metric(stage, "validation/floor_loss")
     losses = [Series("training", training, 1), Series("validation", validation, 2, marks=True)]
     level = Level("floor", floor) if floor else None
+    unit = "example" if stage == "finetune_classifier" else "token"
     steep = stage != "finetune_classifier"  # language losses fall by an order of magnitude
     charts = [
-        line_chart("Loss", losses, y="nats a target", log=steep, level=level),
+        line_chart("Loss", losses, y=f"nats per {unit}", log=steep, level=level),
         *_accuracy(results, stage),
         *_single(results, stage, "Learning rate", "learning_rate", 3),
         *_single(results, stage, "Gradient norm", "gradient_norm", 4, log=True),

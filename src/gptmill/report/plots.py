@@ -29,7 +29,7 @@ def write_plots_template(root: Path) -> Path:
     page = page.replace("{vega}", vl_convert.javascript_bundle(vl_version=VEGA_LITE))
     path = root / ".dvc" / "plots.html"
     with atomic_file(path) as beside:
-        beside.write_text(page, encoding="utf-8")
+        beside.write_text(page, encoding="utf-8", newline="\n")
     # A relative path is relative to .dvc.
     command = [sys.executable, "-m", "dvc", "config", "--local", "plots.html_template", path.name]
     subprocess.run(command, cwd=root, check=True)

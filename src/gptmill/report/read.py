@@ -1,7 +1,6 @@
 """What the pipeline left to be read; what is absent stays absent."""
 
 import csv
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -44,12 +43,6 @@ class Results:
         """A JSON list of objects."""
         file = self.root / path
         return read_json(file) if file.exists() else []
-
-    def labels(self) -> dict[int, str]:
-        """The classifier's names of its labels."""
-        config = self.root / "models/classifier/config.json"
-        names = json.loads(config.read_text()).get("id2label", {}) if config.exists() else {}
-        return {int(number): name for number, name in names.items()}
 
     def _yaml(self, name: str) -> dict[str, Any]:
         try:

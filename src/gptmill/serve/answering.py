@@ -1,26 +1,33 @@
-"""What both protocols need: answers that end when their client leaves, and requests that mean what
-they say."""
+"""What both protocols need: answers that end when their client leaves."""
 
 import asyncio
-import difflib
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol, TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from gptmill.serve.service import Answer, Refused
-
-CLIENT_LEFT = 499  # nginx's status for it; nobody reads it but the metrics
+from gptmill.serve.guard import CLIENT_LEFT
+from gptmill.serve.refusal import Refused
 
 Result = TypeVar("Result")
+
+
+class Answering(Protocol):
+    """An `Answer`, or several."""
+
+    async def ready(self) -> None:
+        """Wait until it begins, so that what fails at once has a status of its own."""
+
+    def cancel(self) -> None:
+        """Free what it holds."""
 
 
 class Stream(StreamingResponse):
     """An answer sent as it comes, and cancelled however its sending ends."""
 
-    def __init__(self, content: AsyncIterator[bytes], answer: Answer, media_type: str) -> None:
+    def __init__(self, content: AsyncIterator[bytes], answer: "Answering", media_type: str) -> None:
         # Proxies that buffer would hold back what is meant to come at once.
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         super().__init__(content, media_type=media_type, headers=headers)
@@ -35,7 +42,7 @@ class Stream(StreamingResponse):
 
 async def respond(
     http: Request,
-    answer: Answer,
+    answer: "Answering",
     *,
     stream: bool,
     media_type: str,
@@ -71,32 +78,9 @@ async def _left(http: Request) -> None:
         pass
 
 
-def check_extra(
-    extra: Mapping[str, Any],
-    known: Collection[str],
-    without_effect: Collection[str],
-    unsupported: Mapping[str, tuple | None],
-) -> None:
-    """Refuse fields that would silently do nothing.
-
-    Args:
-        extra: fields that the request's type does not have.
-        known: those it has, to find what a misspelt one meant.
-        without_effect: fields of the protocol that change no text.
-        unsupported: fields that would change the text, with the values that do not; None for
-            those that another field switches on.
-    """
-    for name, value in extra.items():
-        if value is None or name in without_effect:
-            continue
-        if name not in unsupported:
-            near = "".join(
-                f": did you mean {n}?" for n in difflib.get_close_matches(name, known, 1)
-            )
-            raise Refused(400, f"unknown option {name}{near}")
-        neutral = unsupported[name]
-        if neutral is not None and value not in neutral:
-            raise Refused(400, f"{name} is not supported here, except as {neutral[0]!r}")
+def client_of(http: Request) -> str:
+    """Who asks, as far as places are shared: the address."""
+    return http.client.host if http.client else ""
 
 
 def seed_or_random(seed: int | None) -> int:

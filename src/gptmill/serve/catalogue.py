@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
+from gptmill.card import CLASSIFY, ModelCard
 from gptmill.errors import UserError
-from gptmill.files import read_json, sha256_tree
-from gptmill.onnx.session import MODEL_FILE
+from gptmill.files import sha256_tree
+from gptmill.runtime.session import MODEL_FILE
 
 DEFAULT_TAG = "latest"
 
@@ -22,7 +22,7 @@ class Card:
     """One model as it lies on disk."""
 
     folder: Path
-    config: dict[str, Any]
+    model: ModelCard
 
     @property
     def name(self) -> str:
@@ -40,16 +40,16 @@ class Card:
 
     @property
     def is_classifier(self) -> bool:
-        return "id2label" in self.config
+        return self.model.task == CLASSIFY
 
     @property
     def prompt_style(self) -> str | None:
         """How it wants its instructions; None if it only continues text."""
-        return self.config.get("gptmill", {}).get("prompt_style")
+        return self.model.prompt_style
 
     @property
     def context_length(self) -> int:
-        return self.config["n_positions"]
+        return self.model.architecture.context_length
 
     @property
     def modified(self) -> datetime:
@@ -61,12 +61,9 @@ class Card:
 
     @property
     def parameters(self) -> int:
-        """How many weights, from the sizes in the configuration."""
-        width, vocabulary = self.config["n_embd"], self.config["vocab_size"]
-        inner = self.config.get("n_inner") or 4 * width
-        block = 4 * width * (width + 1) + 2 * width * inner + inner + width + 4 * width
-        embeddings = (vocabulary + self.context_length) * width
-        return embeddings + self.config["n_layer"] * block + 2 * width
+        """How many weights."""
+        labels = None if self.model.reading is None else len(self.model.reading.labels)
+        return self.model.architecture.count_parameters(labels)
 
     @cached_property
     def digest(self) -> str:
@@ -88,8 +85,7 @@ class Catalogue:
         self._cards: dict[str, Card] = {}
         for path in sorted([*root.glob(MODEL_FILE), *root.glob(f"*/{MODEL_FILE}")]):
             try:
-                card = Card(path.parent.resolve(), read_json(path.parent / "config.json"))
-                _check(card)
+                card = Card(path.parent.resolve(), ModelCard.read(path.parent))
             except UserError as error:
                 self.skipped[path] = str(error)
             else:
@@ -104,9 +100,3 @@ class Catalogue:
     def find(self, name: str) -> Card | None:
         """The model that a client names, with or without Ollama's tag."""
         return self._cards.get(name if ":" in name else f"{name}:{DEFAULT_TAG}")
-
-
-def _check(card: Card) -> None:
-    for key in ("n_positions", "n_embd", "n_layer", "n_head", "vocab_size"):
-        if not isinstance(card.config.get(key), int):
-            raise UserError(f"{card.folder / 'config.json'} has no {key}: it is left out")

@@ -2,17 +2,20 @@
 token a step (Yu et al. 2022, Orca).
 
 Requests that wait are prefilled together, apart from those that run, and their rows join the
-running batch; rows that are finished or cancelled leave it. Each request has a sampler of its own,
-so that its tokens do not depend on who shares the batch. What fails in one request ends that
-request; when a whole step fails, its rows are tried again one by one.
+running batch; rows that are finished or cancelled leave it. A long prefill is done in pieces, with
+a step of the running ones after each (Agrawal et al. 2023, Sarathi). Each request has a sampler of
+its own, so that its tokens do not depend on who shares the batch. What fails in one request ends
+that request; when a whole step fails, its rows are tried again one by one.
 
 V is the vocabulary.
 """
 
+import itertools
 import logging
+import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,14 +23,27 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gptmill.errors import UserError
 from gptmill.generate.loop import GrowingSequence, StopReason, left_padded
-from gptmill.generate.sampling import Sampler, SamplingOptions
-from gptmill.onnx.session import OnnxDecoder
-from gptmill.serve.constraint import Constraint
+from gptmill.generate.sampling import (
+    NOT_FINITE,
+    SamplingOptions,
+    SequenceSampler,
+    is_finite,
+    next_tokens,
+)
+from gptmill.runtime.session import OnnxDecoder
+from gptmill.serve.adjustment import Adjustment
+from gptmill.serve.grammar import Constraint
 from gptmill.serve.metrics import Meter
+from gptmill.serve.prefill import Prefill
+from gptmill.serve.scores import Scored, score
 from gptmill.tokenizer import Tokenizer
 
-PREFILL_TOKENS = 2048  # padded tokens of one prefill, the longest that running requests wait for
+SHUTTING_DOWN = "the server is shutting down"
+CLIENT_SHARE = 0.75  # of the queue, for one client's requests
+PREFILL_TOKENS = 2048  # padded tokens of one prefill
+PIECE_TOKENS = 64  # of it between two steps, the longest that running requests wait for
 
 log = logging.getLogger("gptmill.serve")
 
@@ -38,20 +54,6 @@ class Busy(Exception):
 
 class Overdue(Exception):
     """The request's time is over."""
-
-
-class Candidate(NamedTuple):
-    """A token, and its log-probability in the model's own distribution."""
-
-    id: int
-    logprob: float
-
-
-class Scored(NamedTuple):
-    """A chosen token and the likeliest ones in its place."""
-
-    chosen: Candidate
-    top: list[Candidate]
 
 
 class Piece(NamedTuple):
@@ -88,6 +90,11 @@ class Request:
             exception.
         top_candidates: how many of the likeliest tokens to score at each step; None scores none.
         constraint: what the response must be, or None.
+        score_end: whether to score the token that ends the response, which is no part of it.
+        adjustment: what changes the logits that a token is chosen by, and no score; or None.
+        client: who asks; the places are shared among clients.
+        streams: whether pieces are emitted as they come, or all as one at the end.
+        index: the number of its random stream among those of its seed.
     """
 
     prompt_ids: list[int]
@@ -97,6 +104,11 @@ class Request:
     emit: Callable[[Event], None]
     top_candidates: int | None = None
     constraint: Constraint | None = None
+    score_end: bool = False
+    client: str = ""
+    adjustment: Adjustment | None = None
+    streams: bool = True
+    index: int = 0
     cancelled: bool = False
 
 
@@ -124,26 +136,46 @@ class Engine:
         self._live: set[_Slot] = set()  # all that have not ended
         self._waiting: deque[_Slot] = deque()
         self._sliding: list[_Slot] = []  # they ran, and their window was cut
+        self._entering: Prefill[_Slot] | None = None
         self._running: list[_Slot] = []  # in the order of the decoder's rows
+        self._turns: dict[str, int] = {}  # when each client last had one enter
+        self._count = itertools.count()
         self._changed = threading.Condition()
-        self._closed = False
+        self._closed = self._draining = False
         self._thread = threading.Thread(target=self._run, name="gptmill engine", daemon=True)
         self._thread.start()
 
-    def submit(self, request: Request) -> None:
-        """Queue a request.
+    def submit(self, *requests: Request) -> None:
+        """Queue the requests of one client, all or none.
 
         Raises:
             Busy: as many wait already as may.
         """
-        slot = _Slot(request, self._tokenizer)
+        slots = [_Slot(request, self._tokenizer) for request in requests]
+        client = requests[0].client
+        share = self._max_batch + math.ceil(CLIENT_SHARE * self._max_queue)
         with self._changed:
-            if self._closed:
-                raise Busy("the server is shutting down")
-            if len(self._live) >= self._max_batch + self._max_queue:
+            if self._closed or self._draining:
+                raise Busy(SHUTTING_DOWN)
+            if len(self._live) + len(slots) > self._max_batch + self._max_queue:
                 raise Busy(f"{self._max_batch} requests run and {self._max_queue} wait already")
-            self._live.add(slot)
-            self._waiting.append(slot)
+            held = sum(other.request.client == client for other in self._live)
+            if held + len(slots) > share:
+                raise Busy(f"{share} requests of one client are here already")
+            self._live.update(slots)
+            self._waiting += slots
+            self._changed.notify()
+
+    def count(self) -> int:
+        """Requests that have not ended."""
+        return len(self._live)
+
+    def drain(self) -> None:
+        """Take no more requests and end those that wait with `Busy`; the running ones go on."""
+        with self._changed:
+            self._draining = True
+            for slot in self._waiting:
+                slot.fail(Busy(SHUTTING_DOWN))
             self._changed.notify()
 
     def close(self) -> None:
@@ -164,23 +196,27 @@ class Engine:
             except Exception as error:  # a defect of ours: nobody may wait for it forever
                 log.exception("the engine failed; its requests end")
                 self._end_all(error)
-        self._end_all(Busy("the server is shutting down"))
+        self._end_all(Busy(SHUTTING_DOWN))
 
     def _has_work(self) -> bool:
-        return bool(self._closed or self._waiting or self._sliding or self._running)
+        waiting = self._waiting or self._sliding or self._entering
+        return bool(self._closed or waiting or self._running)
 
     def _cycle(self) -> None:
-        """At most one prefill, then one step: neither waits long for the other."""
+        """At most one piece of a prefill, then one step: neither waits long for the other."""
         self._drop_unwanted()
-        group = self._next_group()
-        if group:
-            self._enter(group)
+        if self._entering is None and (group := self._next_group()):
+            self._entering = self._begin(group)
+        if self._entering is not None:
+            self._enter(self._entering, PIECE_TOKENS if self._running else PREFILL_TOKENS)
         self._leave_to_slide()
         if self._running:
             self._meter.step(len(self._running))
             self._step()
         with self._changed:
             self._live = {slot for slot in self._live if not slot.done}
+            clients = {slot.request.client for slot in self._live}
+            self._turns = {name: at for name, at in self._turns.items() if name in clients}
             self._meter.depths(len(self._waiting), len(self._running))
 
     def _drop_unwanted(self) -> None:
@@ -193,34 +229,55 @@ class Engine:
         self._retain()
 
     def _next_group(self) -> list["_Slot"]:
-        """Who enters next, first come first served, those that slid before all."""
+        """Who enters next: those that slid, then the client with the fewest that run, of those the
+        one whose turn is longest ago; of a client's requests the first that came."""
         group, longest = [], 0
         with self._changed:
+            held = Counter(slot.request.client for slot in [*self._running, *self._sliding])
             while self._sliding or self._waiting:
                 queue = self._sliding or self._waiting
-                longest = max(longest, len(queue[0].sequence.window()))
+                slot = min(queue, key=lambda slot: (held[slot.request.client], self._turn(slot)))
+                longest = max(longest, len(slot.sequence.window()))
                 free = self._max_batch - len(self._running) - len(group)
                 if free <= 0 or (group and longest * (len(group) + 1) > PREFILL_TOKENS):
                     break
-                group.append(queue[0])
-                del queue[0]
+                group.append(slot)
+                queue.remove(slot)
+                held[slot.request.client] += 1
+                self._turns[slot.request.client] = next(self._count)
         return group
 
-    def _enter(self, group: list["_Slot"]) -> None:
-        """Prefill the windows of a group, choose their next tokens, join those that go on."""
-        try:
-            new = [slot for slot in group if not slot.started]
-            for slot in new:
+    def _turn(self, slot: "_Slot") -> int:
+        return self._turns.get(slot.request.client, -1)
+
+    def _begin(self, group: list["_Slot"]) -> Prefill["_Slot"]:
+        """Start on the windows of a group; what is the same is computed once."""
+        for slot in group:
+            if not slot.started:
                 slot.started = time.monotonic()
                 self._meter.entered(slot.prompt_tokens)
-            windows = [slot.sequence.window() for slot in group]
-            logits = self._entrance.prefill(*left_padded(windows))
-            self._advance(group, logits)
-            for slot in new:
-                self._meter.answering(time.monotonic() - slot.queued)
+        windows = [tuple(slot.sequence.window()) for slot in group]
+        unlike = list(dict.fromkeys(windows))
+        ids, mask = left_padded(unlike)
+        self._entrance.begin(ids.shape[1] - mask.sum(axis=1))
+        return Prefill(group, ids, np.array([unlike.index(window) for window in windows]))
+
+    def _enter(self, prefill: Prefill["_Slot"], tokens: int) -> None:
+        """Read so many more padded tokens; with the last ones, choose the next of each slot and
+        join those that go on."""
+        self._entering = None
+        group = prefill.group
+        try:
+            logits = self._entrance.extend(prefill.take(tokens))[:, 0]
+            if not prefill.is_read:
+                self._entering = prefill
+                return
+            self._advance(group, logits[prefill.shared])
+            for slot in group:
+                slot.note_first(self._meter)
             rows = [row for row, slot in enumerate(group) if not slot.done]
             if rows:
-                self._entrance.keep(np.array(rows))
+                self._entrance.keep(prefill.shared[rows])
                 self._decoder.join(self._entrance)
                 self._running += [group[row] for row in rows]
         except Exception as error:
@@ -234,7 +291,7 @@ class Engine:
         """Find out who is at fault: the window is all that is needed to go on."""
         for slot in slots:
             if not slot.done:
-                self._enter([slot])
+                self._enter(self._begin([slot]), PREFILL_TOKENS)
 
     def _leave_to_slide(self) -> None:
         sliding = [slot for slot in self._running if slot.sequence.slide()]
@@ -248,6 +305,8 @@ class Engine:
         except Exception:
             log.exception("a step of %d requests failed; each goes on alone", len(tokens))
             slots, self._running = self._running, []
+            if self._entering is not None:  # its cache makes place for each alone
+                slots, self._entering = [*slots, *self._entering.group], None
             self._decoder.keep(np.array([], np.int64))
             return self._enter_alone(slots)
         self._advance(self._running, logits)
@@ -256,8 +315,15 @@ class Engine:
     def _advance(self, slots: list["_Slot"], logits: np.ndarray) -> None:
         # A padded vocabulary has entries that no tokenizer can decode.
         logits = logits[:, : self._tokenizer.vocabulary_size]
+        allowed = logits.copy() if any(slot.is_restricted for slot in slots) else logits
         for row, slot in enumerate(slots):
-            slot.advance(logits[row : row + 1])
+            slot.restrict(allowed[row : row + 1])
+        for row in np.flatnonzero(~is_finite(allowed)):
+            slots[row].fail(UserError(NOT_FINITE))
+        rows = [row for row, slot in enumerate(slots) if not slot.done]
+        samplers = [slots[row].sampler for row in rows]
+        for row, token in zip(rows, next_tokens(allowed[rows], samplers).tolist()):
+            slots[row].advance(token, logits[row])
         self._meter.chosen(len(slots))
 
     def _retain(self, without: list["_Slot"] = ()) -> None:
@@ -274,7 +340,7 @@ class Engine:
                 slot.fail(error)
             self._live.clear()
             self._waiting.clear()
-        self._sliding, self._running = [], []
+        self._sliding, self._running, self._entering = [], [], None
         self._decoder.keep(np.array([], np.int64))
         self._meter.depths(0, 0)
 
@@ -292,9 +358,10 @@ class _Slot:
         self.started = 0.0  # time of its first prefill
         self.queued = time.monotonic()
         self._first = 0.0  # time of its first token
+        self._noted = False
         self.prompt_tokens = len(self.sequence.window())
-        self._sampler = Sampler(request.options, [request.prompt_ids])
-        self._scored: list[Scored] = []  # of tokens whose text is held back
+        self.sampler = SequenceSampler(request.options, request.prompt_ids, request.index)
+        self._text, self._scored = "", list[Scored]()  # not emitted yet
 
     def check(self, now: float) -> None:
         """End what nobody waits for, or what has taken too long."""
@@ -303,21 +370,49 @@ class _Slot:
         elif now > self.request.deadline:
             self.fail(Overdue())
 
-    def advance(self, logits: np.ndarray) -> None:
-        """Choose the next token from logits [1, V] and show what is certain."""
+    @property
+    def is_restricted(self) -> bool:
+        """Whether its tokens are chosen by other logits than the model's."""
+        return self.request.constraint is not None or self.request.adjustment is not None
+
+    def restrict(self, logits: np.ndarray) -> None:
+        """Change logits [1, V] in place to those that the next token is chosen by."""
         try:
-            self.token = self._choose(logits)
+            if self.request.adjustment is not None:
+                logits[:] = self.request.adjustment.apply(logits, self.sequence.ids)
+            if self.request.constraint is not None:
+                logits[:] = self.request.constraint.mask(logits)
+        except Exception as error:
+            self.fail(error)
+
+    def advance(self, token: int, logits: np.ndarray) -> None:
+        """Take the next token, chosen under the model's logits [V], and show what is certain."""
+        try:
+            self.token = token
+            if self.request.constraint is not None:
+                self.request.constraint.accept(token)
+            if self.request.top_candidates is not None:
+                self._scored.append(score(logits, token, self.request.top_candidates))
             text = self.sequence.accept(self.token)
             self._first = self._first or time.monotonic()
             reason = self.sequence.stop_reason
-            if text or (reason and self._scored):
-                self.request.emit(Piece(text, self._scored))
-                self._scored = []
+            if reason in ("end_of_text", "stop_token") and not self.request.score_end:
+                self._scored = self._scored[:-1]
+            self._text += text
+            if (text and self.request.streams) or (reason and (self._text or self._scored)):
+                self.request.emit(Piece(self._text, self._scored))
+                self._text, self._scored = "", []
             if reason:
                 self.done = True
                 self.request.emit(self._finished(reason))
         except Exception as error:
             self.fail(error)
+
+    def note_first(self, meter: Meter) -> None:
+        """Tell the meter, once, how long the first token took."""
+        if not self._noted:
+            self._noted = True
+            meter.answering(time.monotonic() - self.queued)
 
     def fail(self, error: Exception) -> None:
         """End with an error, unless it has ended."""
@@ -326,16 +421,6 @@ class _Slot:
         self.done = True
         with suppress(Exception):  # nobody listens any more
             self.request.emit(error)
-
-    def _choose(self, logits: np.ndarray) -> int:
-        constraint, top = self.request.constraint, self.request.top_candidates
-        allowed = logits if constraint is None else constraint.mask(logits)
-        token = int(self._sampler.next_tokens(allowed)[0])
-        if constraint is not None:
-            constraint.accept(token)
-        if top is not None:
-            self._scored.append(score(logits[0], token, top))
-        return token
 
     def _finished(self, reason: StopReason) -> Finished:
         now = time.monotonic()
@@ -347,16 +432,3 @@ class _Slot:
             prompt_seconds=self._first - self.started,
             seconds=now - self._first,
         )
-
-
-def score(logits: np.ndarray, token: int, top: int) -> Scored:
-    """A token's log-probability under logits [V], and the `top` likeliest, in order."""
-    scores = logits.astype(np.float64)
-    scores -= scores.max()
-    scores -= np.log(np.exp(scores).sum())
-    likeliest = np.argpartition(-scores, min(top, len(scores) - 1))[:top]
-    ordered = likeliest[np.argsort(-scores[likeliest], kind="stable")]
-    return Scored(
-        Candidate(token, float(scores[token])),
-        [Candidate(int(id), float(scores[id])) for id in ordered],
-    )

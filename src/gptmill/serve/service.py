@@ -1,156 +1,32 @@
 """From a request's meaning to its answer, whatever protocol it came in."""
 
 import asyncio
+import math
 import threading
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gptmill.errors import UserError
-from gptmill.generate.sampling import SamplingOptions
-from gptmill.onnx.session import Classification, Classifier, Generator
+from gptmill.runtime.session import Classification, Classifier
+from gptmill.serve.answer import Answer
 from gptmill.serve.catalogue import Card, Catalogue
-from gptmill.serve.constraint import Grammars
-from gptmill.serve.engine import Busy, Engine, Event, Finished, Overdue, Piece, Request
-from gptmill.serve.metrics import Meter, Metrics
+from gptmill.serve.engine import SHUTTING_DOWN, Busy, Finished, Request
+from gptmill.serve.language_model import Ask, LanguageModel, Limits
+from gptmill.serve.metrics import Metrics
+from gptmill.serve.refusal import Refused, refusal
 
-RETRY_SECONDS = 1
+TOGETHER = 32  # texts classified between two looks at the clock
+LOOK_AGAIN = 0.2  # seconds until a busy model that is to be unloaded is looked at again
+# Schemas have threads of their own: the slowest of them hold up no plain text.
+TEXT_THREADS, SCHEMA_THREADS = 4, 2
 
-
-class Refused(Exception):
-    """A request that gets an error for an answer: HTTP status, message, and perhaps the code that
-    OpenAI's protocol names it by."""
-
-    def __init__(self, status: int, message: str, code: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.message, self.code = status, message, code
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one server allows.
-
-    Args:
-        max_batch: requests of one model that run at the same time.
-        max_queue: requests of one model that wait beyond those.
-        max_tokens: tokens of one response.
-        timeout: seconds of one request, waiting included.
-        threads: CPU threads of one model; None takes every physical core.
-    """
-
-    max_batch: int = 16
-    max_queue: int = 128
-    max_tokens: int = 2048
-    timeout: float = 300.0
-    threads: int | None = None
-
-
-@dataclass(frozen=True)
-class Ask:
-    """One request to a language model, its prompt already in tokens."""
-
-    prompt_ids: list[int]
-    options: SamplingOptions
-    context_length: int
-    top_candidates: int | None = None
-    schema: dict[str, Any] | None = None
-
-
-class LanguageModel:
-    """An open model: its tokenizer, how it is asked, and its engine."""
-
-    def __init__(self, card: Card, limits: Limits, metrics: Metrics) -> None:
-        started = time.monotonic()
-        generator = Generator(card.folder, limits.threads, spin=False)
-        self.card = card
-        self.tokenizer = generator.tokenizer
-        self.prompt_style = generator.prompt_style
-        self.stop_tokens = generator.stop_tokens
-        self.context_length = generator.decoder.context_length
-        self.engine = Engine(
-            generator.decoder,
-            generator.tokenizer,
-            Meter(metrics, card.name),
-            max_batch=limits.max_batch,
-            max_queue=limits.max_queue,
-        )
-        self._grammars: Grammars | None = None
-        self._grammars_lock = threading.Lock()
-        self.load_seconds = time.monotonic() - started
-
-    def constraint(self, schema: dict[str, Any]):
-        """What holds one response to a schema; see `Grammars.constraint`."""
-        with self._grammars_lock:
-            self._grammars = self._grammars or Grammars(self.tokenizer)
-        return self._grammars.constraint(schema)
-
-
-class Answer:
-    """The pieces of one answer as they come; whoever stops listening says `cancel`.
-
-    `finished` says how it ended, once the pieces are through.
-    """
-
-    finished: Finished
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._head: Event | None = None
-        self.request: Request | None = None
-
-    def put(self, event: Event) -> None:
-        """Called from the engine's thread."""
-        self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-
-    async def ready(self) -> None:
-        """Wait for the first event, so that what fails at once has a status of its own."""
-        self._head = await self._next()
-
-    async def pieces(self) -> AsyncIterator[Piece]:
-        """Text until the end.
-
-        Raises:
-            Refused: the time is over, the server closes, or the model fails.
-        """
-        while True:
-            event, self._head = self._head or await self._next(), None
-            if isinstance(event, Finished):
-                self.finished = event
-                return
-            yield event
-
-    async def whole(self) -> Piece:
-        """All pieces as one. Raises what `pieces` does."""
-        pieces = [piece async for piece in self.pieces()]
-        scored = [one for piece in pieces for one in piece.scored]
-        return Piece("".join(piece.text for piece in pieces), scored)
-
-    def cancel(self) -> None:
-        """Free what the answer holds; harmless after its end."""
-        if self.request:
-            self.request.cancelled = True
-
-    async def _next(self) -> Piece | Finished:
-        event = await self._events.get()
-        if isinstance(event, Exception):
-            raise refusal(event)
-        return event
-
-
-def refusal(error: Exception) -> Refused:
-    """What a client is told about an error."""
-    if isinstance(error, Refused):
-        return error
-    if isinstance(error, Busy):
-        return Refused(503, f"{error}: try again in a moment", "overloaded")
-    if isinstance(error, Overdue):
-        return Refused(504, "the request took longer than this server allows", "timeout")
-    if isinstance(error, UserError):
-        return Refused(400, str(error))
-    return Refused(500, f"the model failed: {type(error).__name__}: {error}")
+Result = TypeVar("Result")
 
 
 class Service:
@@ -164,28 +40,103 @@ class Service:
         self.catalogue = Catalogue(models)
         self.limits = limits
         self.metrics = Metrics()
+        self.draining = False
         self._open: dict[str, LanguageModel | Classifier] = {}
         self._opening = threading.Lock()
+        self._preparing: Counter[str] = Counter()  # requests that are not with their engine yet
+        self._ends: dict[str, tuple[asyncio.TimerHandle, datetime]] = {}
         self._classifying = asyncio.Semaphore(1)
         self._classifications = 0
+        self._texts = ThreadPoolExecutor(TEXT_THREADS, "gptmill text")
+        self._schemas = ThreadPoolExecutor(SCHEMA_THREADS, "gptmill schema")
 
     def card(self, name: str) -> Card:
         """A model by its name; 404 if there is none."""
         card = self.catalogue.find(name)
         if card is None:
-            raise Refused(404, f"model '{name}' not found", "model_not_found")
+            raise Refused(404, f"model '{name}' not found", "model_not_found", "model")
         return card
 
-    def opened(self) -> list[Card]:
-        """The models in memory."""
-        return [card for card in self.catalogue if card.name in self._open]
+    def opened(self) -> list[tuple[Card, datetime | None]]:
+        """The models in memory, and when each will be unloaded; None for never."""
+        there = [card for card in self.catalogue if card.name in self._open]
+        return [(card, self._ends.get(card.name, (None, None))[1]) for card in there]
 
-    async def language_model(self, name: str) -> LanguageModel:
-        """An open language model; 400 if it is none."""
+    def deadline(self) -> float:
+        """When a request that comes now is over, as `time.monotonic()` counts."""
+        return time.monotonic() + self.limits.timeout
+
+    @asynccontextmanager
+    async def using(
+        self, name: str, deadline: float, keep_alive: float | None = None
+    ) -> AsyncIterator[LanguageModel]:
+        """An open language model, which stays open while a request for it is prepared.
+
+        Args:
+            keep_alive: seconds that it stays when nobody uses it; None for as long as the server.
+
+        Raises:
+            Refused: 404 or 400 if it is none, 503 if as many requests are there as may.
+        """
         card = self.card(name)
         if card.is_classifier:
             raise Refused(400, f"'{name}' is a classifier: ask /classify")
-        return await self._opened(card)
+        self._admit(card)
+        self._preparing[card.name] += 1
+        try:
+            yield await self._within(deadline, self._opened(card))
+        finally:
+            self._preparing[card.name] -= 1
+            self.keep(card, math.inf if keep_alive is None else keep_alive)
+
+    async def work(
+        self, deadline: float, function: Callable[..., Result], *arguments: Any
+    ) -> Result:
+        """Do something with texts off the event loop; 504 where it takes longer than it may."""
+        return await self._in_thread(self._texts, deadline, function, *arguments)
+
+    async def ask(
+        self, model: LanguageModel, asks: list[Ask], deadline: float, client: str, *, stream: bool
+    ) -> list[Answer]:
+        """Send the requests of one answer on their way, all or none; 503 if too many wait, 400 if a
+        schema cannot be kept."""
+        answers = [await self._answer(model, ask, deadline, client, stream) for ask in asks]
+        requests = [answer.request for answer in answers if answer.request is not None]
+        try:
+            if requests:
+                model.engine.submit(*requests)
+        except Busy as error:
+            raise refusal(error) from None
+        return answers
+
+    async def _answer(
+        self, model: LanguageModel, ask: Ask, deadline: float, client: str, stream: bool
+    ) -> Answer:
+        answer, constraint = Answer(), None
+        if ask.opening is not None:
+            answer.put(ask.opening)
+        if not ask.generates:
+            answer.put(Finished("length", [], len(ask.prompt_ids), 0, 0, 0))
+            return answer
+        if ask.schema is not None:
+            constraint = await self._in_thread(
+                self._schemas, deadline, model.constraint, ask.schema, deadline
+            )
+        answer.request = Request(
+            ask.prompt_ids,
+            ask.options,
+            ask.context_length,
+            deadline,
+            answer.put,
+            ask.top_candidates,
+            constraint,
+            ask.score_end,
+            client,
+            ask.adjustment,
+            stream,
+            ask.index,
+        )
+        return answer
 
     async def classify(self, name: str | None, texts: list[str]) -> list[Classification]:
         """The labels of texts, by the named classifier or else the first."""
@@ -196,38 +147,77 @@ class Service:
             raise refusal(Busy(f"{self._classifications} classifications wait already"))
         self._classifications += 1
         try:
-            classifier = await self._opened(card)
-            async with self._classifying:  # one alone has every core
-                return await asyncio.to_thread(classifier.classify, texts)
+            return await self._within(self.deadline(), self._classified(card, texts))
         finally:
             self._classifications -= 1
 
-    async def ask(self, model: LanguageModel, ask: Ask) -> Answer:
-        """Send a request on its way; 503 if too many wait, 400 if its schema cannot be kept."""
-        answer = Answer()
-        constraint = None
-        if ask.schema is not None:
-            constraint = await asyncio.to_thread(model.constraint, ask.schema)
-        answer.request = Request(
-            ask.prompt_ids,
-            ask.options,
-            ask.context_length,
-            time.monotonic() + self.limits.timeout,
-            answer.put,
-            ask.top_candidates,
-            constraint,
-        )
-        try:
-            model.engine.submit(answer.request)
-        except Busy as error:
-            raise refusal(error) from None
-        return answer
+    async def _classified(self, card: Card, texts: list[str]) -> list[Classification]:
+        classifier = await self._opened(card)
+        results = []
+        async with self._classifying:  # one alone has every core
+            for at in range(0, len(texts), TOGETHER):
+                part = texts[at : at + TOGETHER]
+                results += await asyncio.to_thread(_classify, classifier, part, at)
+        return results
+
+    def keep(self, card: Card, seconds: float) -> None:
+        """Unload a model when nobody has used it for so long; infinity is never."""
+        timer, _ = self._ends.pop(card.name, (None, None))
+        if timer is not None:
+            timer.cancel()
+        if math.isfinite(seconds) and card.name in self._open:
+            self._end_later(card, seconds, seconds)
+
+    def _end_later(self, card: Card, seconds: float, keep: float) -> None:
+        timer = asyncio.get_running_loop().call_later(seconds, self._end_if_idle, card, keep)
+        self._ends[card.name] = timer, datetime.now(UTC) + timedelta(seconds=seconds)
+
+    def _end_if_idle(self, card: Card, keep: float) -> None:
+        del self._ends[card.name]
+        model = self._open.get(card.name)
+        if not isinstance(model, LanguageModel):
+            return
+        if self._preparing[card.name] or model.engine.count():
+            return self._end_later(card, max(keep, LOOK_AGAIN), keep)
+        del self._open[card.name]
+        self._texts.submit(model.close)
+
+    def drain(self) -> None:
+        """Take no more requests, and end those that wait; the running ones go on."""
+        self.draining = True
+        for model in list(self._open.values()):
+            if isinstance(model, LanguageModel):
+                model.engine.drain()
 
     def close(self) -> None:
         """End all requests."""
-        for model in self._open.values():
+        for model in list(self._open.values()):
             if isinstance(model, LanguageModel):
-                model.engine.close()
+                model.close()
+        for pool in (self._texts, self._schemas):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _admit(self, card: Card) -> None:
+        """Nothing is read, rendered or built for a request that will find no place."""
+        if self.draining:
+            raise refusal(Busy(SHUTTING_DOWN))
+        model = self._open.get(card.name)
+        there = self._preparing[card.name] + (model.engine.count() if model else 0)
+        if there >= self.limits.max_batch + self.limits.max_queue:
+            limits = self.limits
+            busy = f"{limits.max_batch} requests run and {limits.max_queue} wait already"
+            raise refusal(Busy(busy))
+
+    async def _within(self, deadline: float, work) -> Any:
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                return await work
+        except TimeoutError as error:
+            raise refusal(error) from None
+
+    async def _in_thread(self, pool: Executor, deadline: float, function, *arguments) -> Any:
+        loop = asyncio.get_running_loop()
+        return await self._within(deadline, loop.run_in_executor(pool, function, *arguments))
 
     async def _opened(self, card: Card) -> LanguageModel | Classifier:
         return self._open.get(card.name) or await asyncio.to_thread(self._load, card)
@@ -243,7 +233,7 @@ class Service:
 
     def _model(self, card: Card) -> LanguageModel | Classifier:
         if card.is_classifier:
-            return Classifier(card.folder, self.limits.threads, spin=False)
+            return Classifier(card.folder, self.limits.threads)
         return LanguageModel(card, self.limits, self.metrics)
 
     def _first_classifier(self) -> Card:
@@ -251,3 +241,11 @@ class Service:
             if card.is_classifier:
                 return card
         raise Refused(404, "this server has no classifier")
+
+
+def _classify(classifier: Classifier, texts: list[str], first: int) -> list[Classification]:
+    """The labels of some texts of a request, of which `first` is the first one's number."""
+    for number, text in enumerate(texts, start=first):
+        if not text:
+            raise UserError(f"text {number} is empty: there is nothing to classify")
+    return classifier.classify(texts)

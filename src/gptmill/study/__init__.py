@@ -1,11 +1,13 @@
 """The course's ideas, each run on the pipeline's own model and text, measured and drawn."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from gptmill.data.tokens import TokenSplit
+from gptmill.errors import UserError
 from gptmill.model.gpt2 import GPT2
 from gptmill.params import Study
 from gptmill.study import attention, layers
@@ -48,22 +50,48 @@ def study(subject: Subject, section: Study, seed: int) -> list[Finding]:
         torch.set_num_threads(threads)
 
 
+# What a text that is too short, of one document or of unknown characters makes its code raise.
+CANNOT_SHOW = (UserError, ValueError, IndexError, ZeroDivisionError, RuntimeError)
+
+
+def _shown(ideas: dict[str, Callable[[], Finding]]) -> list[Finding]:
+    """The findings that this text can show; the others are named, with what stopped them."""
+    found = []
+    for name, make in ideas.items():
+        try:
+            found.append(make())
+        except CANNOT_SHOW as error:
+            print(f"study: this text cannot show {name}: {error}")
+    return found
+
+
 def _of_text(subject: Subject, section: Study, seed: int) -> list[Finding]:
     """Chapters 1 and 2, and the four runs of chapter 5, on the corpus."""
     tokenizer = subject.tokenizer
     learned = subject.training.texts(tokenizer, 16 * section.tokens)
     held_out = subject.validation.texts(tokenizer, section.tokens)
-    characters = small_text(learned, held_out)
-    runs = four_runs(characters, section.steps, seed)
-    well_trained = runs[0][1].model
     ids = torch.from_numpy(subject.validation.at(np.arange(_some(subject, section.tokens))))
-    return [
-        objectives(learned, held_out, 2 * section.steps, seed),
-        tokenizers(learned, held_out, tokenizer),
-        windows(well_trained, characters.validation, CPU),
-        embeddings(subject.began, subject.trained, ids, frequent_tokens(tokenizer, ids.numpy())),
-        loss_curves(runs),
-    ]
+    tokens = frequent_tokens(tokenizer, ids.numpy())
+    ideas: dict[str, Callable[[], Finding]] = {
+        "the objectives": lambda: objectives(learned, held_out, 2 * section.steps, seed),
+        "tokenizers": lambda: tokenizers(learned, held_out, tokenizer),
+    }
+    embedded = {
+        "embeddings": lambda: embeddings(subject.began, subject.trained, ids, tokens),
+    }
+    try:
+        characters = small_text(learned, held_out)
+        runs = four_runs(characters, section.steps, seed)
+    except CANNOT_SHOW as error:
+        print(f"study: this text cannot show windows and loss curves: {error}")
+        return _shown(ideas | embedded)
+    model = runs[0][1].model
+    return _shown(
+        ideas
+        | {"windows": lambda: windows(model, characters.validation, CPU)}
+        | embedded
+        | {"loss curves": lambda: loss_curves(runs)}
+    )
 
 
 def _of_the_model(subject: Subject, section: Study, seed: int) -> list[Finding]:
@@ -73,23 +101,26 @@ def _of_the_model(subject: Subject, section: Study, seed: int) -> list[Finding]:
     sentence = torch.from_numpy(subject.validation.at(np.arange(_some(subject, length))))
     labels = [tokenizer.decode([id]).strip() for id in sentence.tolist()]
     example = torch.cat([torch.tensor([subject.validation.end_of_text]), sentence])
-    floor = subject.validation.nats
+    nats = subject.validation.nats
+    floor = nats and nats / subject.validation.tokens
     torch.manual_seed(seed)
     models = {"untrained": GPT2(config).eval(), "as this run began": subject.began,
               "trained": model}  # fmt: skip
-    return [
-        attention.ladder(config, seed),
-        attention.heads(model, sentence, labels),
-        layers.dropout(seed),
-        layers.normalisation(config, seed),
-        layers.activations(model),
-        layers.shortcuts(seed),
-        layers.norm_placement(seed),
-        model_sizes(config),
-        cross_entropy(models, example, ["", *labels], floor and floor / subject.validation.tokens),
-        decoding(model, tokenizer, sentence.tolist(), seed),
-        attention.reach(model, sentence, labels),
-    ]
+    return _shown(
+        {
+            "the ladder": lambda: attention.ladder(config, seed),
+            "attention heads": lambda: attention.heads(model, sentence, labels),
+            "dropout": lambda: layers.dropout(seed),
+            "normalisation": lambda: layers.normalisation(config, seed),
+            "activations": lambda: layers.activations(model),
+            "shortcuts": lambda: layers.shortcuts(seed),
+            "norm placement": lambda: layers.norm_placement(seed),
+            "sizes": lambda: model_sizes(config),
+            "cross-entropy": lambda: cross_entropy(models, example, ["", *labels], floor),
+            "decoding": lambda: decoding(model, tokenizer, sentence.tolist(), seed),
+            "attention's reach": lambda: attention.reach(model, sentence, labels),
+        }
+    )
 
 
 def frequent_tokens(tokenizer: Tokenizer, ids: np.ndarray) -> dict[int, str]:

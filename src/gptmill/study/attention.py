@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gptmill.model.attention import CausalSelfAttention
 from gptmill.model.attention_study import (
+    CausalAttention,
     MultiHeadWrapper,
     SelfAttentionV1,
     SelfAttentionV2,
@@ -18,7 +19,8 @@ from gptmill.model.attention_study import (
     later_tokens,
     simplified_self_attention,
 )
-from gptmill.model.gpt2 import GPT2, GPT2Config, count_parameters
+from gptmill.model.config import GPT2Config
+from gptmill.model.gpt2 import GPT2, Block, count_parameters
 from gptmill.study.draw import bars, causal_heat, log_axis, panels
 from gptmill.study.finding import Finding, small
 
@@ -72,9 +74,9 @@ def head_weights(model: GPT2, ids: Tensor) -> Tensor:
     return torch.stack(found)
 
 
-def block_inputs(model: GPT2, ids: Tensor) -> list[tuple[nn.Module, Tensor]]:
+def block_inputs(model: GPT2, ids: Tensor) -> list[tuple[Block, Tensor]]:
     """Every block with the hidden states [1, T, C] that enter it."""
-    inputs = []
+    inputs: list[tuple[Block, Tensor]] = []
     hooks = [
         block.register_forward_hook(lambda block, args, _: inputs.append((block, args[0])))
         for block in model.transformer.h
@@ -180,6 +182,7 @@ def influence(model: GPT2, ids: Tensor, position: int) -> Tensor:
 def _without_mask(wrapper: MultiHeadWrapper) -> tuple[SelfAttentionV1, SelfAttentionV2]:
     """Both one-head rungs with the weights of the wrapper's first head."""
     head = wrapper.heads[0]
+    assert isinstance(head, CausalAttention)
     head_width, width = head.query.weight.shape
     first, second = SelfAttentionV1(width, head_width), SelfAttentionV2(width, head_width)
     second.load_state_dict(head.state_dict())
@@ -199,7 +202,8 @@ def _heads(attention: CausalSelfAttention, x: Tensor) -> list[Tensor]:
 
 def _production_head(production: CausalSelfAttention, x: Tensor) -> Tensor:
     """Context vectors [B, T, D] of production's first head, by PyTorch's fused kernel."""
-    context = nn.functional.scaled_dot_product_attention(*_heads(production, x), is_causal=True)
+    query, key, value = _heads(production, x)
+    context = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
     return context[:, 0]
 
 

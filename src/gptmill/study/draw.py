@@ -5,8 +5,9 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib import rcsetup
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
@@ -28,7 +29,7 @@ matplotlib.rcParams.update(
         "axes.spines.right": False,
         "axes.edgecolor": "#9aa7b8",
         "axes.labelcolor": INK,
-        "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+        "axes.prop_cycle": rcsetup.cycler(color=COLOURS),
         "axes.grid": True,
         "axes.axisbelow": True,
         "grid.color": "#e9ecf1",
@@ -48,9 +49,11 @@ def panels(
     return figure, list(axes.flat)
 
 
-def heat(axes: Axes, matrix: np.ndarray, **limits: float) -> None:
+def heat(
+    axes: Axes, matrix: np.ndarray, vmin: float | None = None, vmax: float | None = None
+) -> None:
     """A matrix as shades of blue, its first row on top, without axes."""
-    axes.imshow(matrix, cmap="Blues", aspect="auto", interpolation="nearest", **limits)
+    axes.imshow(matrix, cmap="Blues", aspect="auto", interpolation="nearest", vmin=vmin, vmax=vmax)
     axes.grid(False)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -67,7 +70,7 @@ def causal_heat(axes: Axes, weights: np.ndarray) -> None:
     axes.set_yticks([])
 
 
-def log_axis(axis: Axis) -> None:
+def log_axis(axis: XAxis | YAxis) -> None:
     """Powers of ten written as 1e-05."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

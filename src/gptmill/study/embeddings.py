@@ -58,7 +58,7 @@ def embeddings(untrained: GPT2, trained: GPT2, ids: Tensor, frequent: dict[int, 
     }
     told = "This model has no position embedding"
     if learned:
-        tables = [table.weight for table in positions]
+        tables = [table.weight for table in positions if table is not None]
         _draw_positions(axes[2], "positions, untrained", tables[0], rows)
         _draw_positions(axes[3], "positions, trained", tables[1], rows)
         similar = [neighbour_similarity(table) for table in tables]
@@ -115,7 +115,7 @@ def _draw_positions(axes: Axes, title: str, table: Tensor, rows: list[dict[str, 
     axes.plot(plane[:, 0], plane[:, 1], color="#d3d9e2", linewidth=0.8)
     axes.scatter(plane[:, 0], plane[:, 1], s=10, c=range(len(plane)), cmap="viridis", zorder=2)
     for place in sorted({0, len(plane) // 2, len(plane) - 1}):
-        axes.annotate(str(place), plane[place].tolist(), (4, 4), textcoords="offset points")
+        axes.annotate(str(place), tuple(plane[place].tolist()), (4, 4), textcoords="offset points")
     rows += [
         {"table": title, "item": str(place), "x": x, "y": y}
         for place, (x, y) in enumerate(plane.tolist())

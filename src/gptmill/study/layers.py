@@ -5,11 +5,13 @@ Shapes: B batch, T tokens, C width.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gptmill.model.gpt2 import GPT2, Block, FeedForward, GPT2Config
+from gptmill.model.config import GPT2Config
+from gptmill.model.gpt2 import GPT2, Block, FeedForward
 from gptmill.study.draw import heat, log_axis, panels
 from gptmill.study.finding import Finding, small
 
@@ -247,7 +249,7 @@ def post_norm(x: Tensor, block: Block) -> Tensor:
 
 def _layer_gradients(
     layers: nn.ModuleList,
-    step: Callable[[Tensor, nn.Module], Tensor],
+    step: Callable[[Tensor, Any], Tensor],
     x: Tensor,
     target: Tensor,
     final: nn.Module | None = None,
@@ -258,6 +260,11 @@ def _layer_gradients(
         x = step(x, layer)
     nn.functional.mse_loss(final(x) if final else x, target).backward()
     return [
-        torch.cat([p.grad.flatten() for p in layer.parameters() if p.dim() > 1]).abs().mean().item()
+        torch.cat(
+            [p.grad.flatten() for p in layer.parameters() if p.dim() > 1 and p.grad is not None]
+        )
+        .abs()
+        .mean()
+        .item()
         for layer in layers
     ]

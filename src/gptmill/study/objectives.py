@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gptmill.data.tokens import sliding_windows
-from gptmill.model.gpt2 import GPT2, GPT2Config
+from gptmill.engine.dynamo import leave_out_dynamo
+from gptmill.model.config import GPT2Config
+from gptmill.model.gpt2 import GPT2
 from gptmill.study.draw import panels
 from gptmill.study.finding import Finding
 from gptmill.tokenizer import VocabularyTokenizer, train_vocabulary
@@ -41,7 +43,7 @@ def objectives(training: Sequence[str], held_out: Sequence[str], steps: int, see
     tokenizer = train_vocabulary(training, "word", WORDS)
     rows, checked = (_windows(tokenizer, texts) for texts in (training, held_out))
     checked = checked[:CHECKED]
-    objectives = {
+    objectives: dict[str, tuple[LossOf, LossOf]] = {
         "next word, from the left": (_next_word_loss, _next_chances),
         "hidden word, from both sides": (
             _hidden_word_loss(tokenizer.unknown, seed),
@@ -106,6 +108,7 @@ def _train(
     """Plain AdamW on random rows, measured a few times on the way."""
     torch.manual_seed(seed)
     model = GPT2(GPT2Config(vocabulary, CONTEXT + 1, LAYERS, HEADS, WIDTH), 0.1, 0.1)
+    leave_out_dynamo()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, fused=True)
     generator = torch.Generator().manual_seed(seed)
     curve = [(0, measure(model))]

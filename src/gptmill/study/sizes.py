@@ -1,10 +1,14 @@
 """The four GPT-2 sizes: parameters with and without a tied head, and memory by use."""
 
+from typing import Any
+
 import torch
 
-from gptmill.model.gpt2 import GPT2, GPT2_SIZES, GPT2Config, count_parameters, gpt2_config
+from gptmill.model.config import GPT2_SIZES, GPT2Config, gpt2_config
+from gptmill.model.gpt2 import GPT2, count_parameters
 from gptmill.study.draw import panels
 from gptmill.study.finding import Finding
+from gptmill.weights.assemble import Unfilled
 
 GIB = 2**30
 # Bytes a parameter: weights, their gradients, and AdamW's two moments, all float32.
@@ -13,7 +17,7 @@ FLOAT32, BFLOAT16, TRAINING = 4, 2, 16
 
 def memory(config: GPT2Config) -> dict[str, float]:
     """Parameters, and GiB of weights, of training without activations, and of a full cache."""
-    with torch.device("meta"):  # counted without being made
+    with torch.device("meta"), Unfilled():  # counted without being made
         parameters = count_parameters(GPT2(config))
     untied = parameters + config.vocabulary_size * config.width
     cache = 2 * config.layers * config.context_length * config.width * FLOAT32
@@ -29,7 +33,9 @@ def memory(config: GPT2Config) -> dict[str, float]:
 
 def model_sizes(own: GPT2Config) -> Finding:
     """OpenAI's four and this pipeline's own."""
-    rows = [{"size": size, **memory(gpt2_config(size))} for size in GPT2_SIZES]
+    rows: list[dict[str, Any]] = [
+        {"size": size, **memory(gpt2_config(size))} for size in GPT2_SIZES
+    ]
     mine = memory(own)
     figure, (axes,) = panels(height=3.0)
     uses = {

@@ -18,7 +18,8 @@ from gptmill.engine.optim import build_optimizer, learning_rate
 from gptmill.engine.runtime import Runtime
 from gptmill.engine.state import TrainState
 from gptmill.errors import UserError
-from gptmill.model.gpt2 import GPT2, GPT2Config
+from gptmill.model.config import GPT2Config
+from gptmill.model.gpt2 import GPT2
 from gptmill.params import Optimizer
 from gptmill.tasks.language_model import LanguageModelTask, TokenBatch, batch_loss
 from gptmill.tokenizer import VocabularyTokenizer, train_vocabulary

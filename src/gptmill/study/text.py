@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,12 +16,12 @@ from gptmill.tasks.language_model import token_nats
 from gptmill.tokenizer import (
     END_OF_TEXT,
     UNKNOWN,
-    WORD_PATTERN,
     Tokenizer,
     split_words,
     train_byte_pairs,
     train_vocabulary,
 )
+from gptmill.tokenizer.vocabulary import WORD_PATTERN
 
 NEW_WORD = "Akwirwier"  # nobody's name: no vocabulary of words has it
 BYTE_PAIRS = 1024
@@ -45,7 +46,7 @@ def tokenizers(training: Sequence[str], held_out: Sequence[str], own: Tokenizer)
     """Every splitter learned from the same texts, measured on the same held-out texts."""
     text = "\n".join(held_out)
     words, size = len(text.split()), len(text.encode())
-    rows = []
+    rows: list[dict[str, Any]] = []
     for way in _ways(training, own):
         pieces = way.pieces(text)
         rows.append(

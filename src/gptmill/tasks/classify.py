@@ -1,4 +1,4 @@
-"""Sequence classification: batches, loss, layers to train, and the metrics people compare by.
+"""Sequence classification: batches, loss, and layers to train.
 
 Shapes: B batch, T time, K labels, N examples.
 """
@@ -6,20 +6,19 @@ Shapes: B batch, T time, K labels, N examples.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gptmill.data.spam import SPLITS, class_weights, read_split
+from gptmill.data.classification import SPLITS, class_weights, read_labels, read_split
 from gptmill.engine.runtime import Runtime
 from gptmill.model.classifier import GPT2Classifier
 from gptmill.model.lora import add_low_rank
 from gptmill.params import LowRank
-from gptmill.tasks.language_model import evaluating
+from gptmill.reading import LongTexts, Reading, mean_of_pieces, softmax
 from gptmill.tokenizer import Tokenizer
 
 EVALUATION_BATCH = 64  # texts in one forward pass without gradients
@@ -34,12 +33,14 @@ class LabelledBatch(NamedTuple):
 
 
 class ClassificationTask:
-    """Cross-entropy of the label, each example weighted by its class.
+    """Cross-entropy of the label, each example weighted by its class (1 on average).
 
     Args:
         class_weights: [K], all one for a balanced training set.
         readout: `last_token` or, as in the book, `padded_last`, which takes padding for text.
     """
+
+    unit = "examples"
 
     def __init__(self, class_weights: Sequence[float], readout: str) -> None:
         self.class_weights = np.asarray(class_weights, dtype=np.float32)
@@ -81,10 +82,14 @@ def collate_labelled(
 
 @dataclass(frozen=True)
 class LabelledSplit:
-    """Texts, their (ids, label) pairs and labels [N] of one split."""
+    """Texts, what the model sees of them as (ids, label) pairs, and labels [N] of one split.
+
+    `counts` [N] says how many pairs each text has: one, unless it is read in windows.
+    """
 
     frame: pd.DataFrame
     examples: list[tuple[list[int], int]]
+    counts: list[int]
 
     @property
     def labels(self) -> np.ndarray:
@@ -100,45 +105,51 @@ class LabelledSplit:
 
 
 class ClassificationData:
-    """The three splits of a folder of CSVs (`label`, `text`), encoded for one tokenizer.
+    """The three splits of a prepared folder, encoded for one tokenizer.
 
     Args:
-        maximum_length: tokens kept of a text; 0 is the longest training text.
+        maximum_length: tokens that the model sees at once; 0 is the longest training text.
         context_length: what the model can take; longer is cut in any case.
         readout: `last_token` pads every text to the longest of its batch and `padded_last` to the
             maximum length; `first_token` keeps that token alone and is `last_token` from then on,
             since no later token reaches the first one's hidden state.
+        long_texts: `head`, `tail` or `windows`; each window of a training text is an example.
 
     Attributes:
-        readout: where to read of what is kept, `last_token` or `padded_last`.
+        reading: labels, where to read of what is kept, and how texts are cut.
         class_weights: [K] for the loss, all about one when the training classes are balanced.
+        cut: training texts that are longer than what the model sees at once.
     """
 
     def __init__(
         self,
         folder: Path,
         tokenizer: Tokenizer,
+        *,
         maximum_length: int,
         context_length: int,
         readout: str,
+        long_texts: LongTexts,
     ) -> None:
         if readout == "first_token":
-            readout, maximum_length = "last_token", 1
-        self.readout = readout
+            readout, maximum_length, long_texts = "last_token", 1, "head"
         self.padding = tokenizer.end_of_text
-        frames = {name: read_split(folder / f"{name}.csv") for name in SPLITS}
+        frames = {name: read_split(folder, name) for name in SPLITS}
         ids = {name: tokenizer.encode_batch(list(frame["text"])) for name, frame in frames.items()}
         longest = max(len(text) for text in ids["train"])
-        self.maximum_length = min(maximum_length or longest, context_length)
-        self.padded_length = self.maximum_length if readout == "padded_last" else None
+        length = min(maximum_length or longest, context_length)
+        self.reading = Reading(tuple(read_labels(folder)), length, readout, long_texts)
+        self.padded_length = length if readout == "padded_last" else None
         self.train, self.validation, self.test = (
-            LabelledSplit(
-                frame,
-                [(text[: self.maximum_length], y) for text, y in zip(ids[name], frame["label"])],
-            )
-            for name, frame in frames.items()
+            self._split(frame, ids[name]) for name, frame in frames.items()
         )
-        self.class_weights = class_weights(self.train.labels)
+        self.cut = sum(len(text) > length for text in ids["train"])
+        self.class_weights = class_weights(self.train.labels, len(self.reading.labels))
+
+    def _split(self, frame: pd.DataFrame, ids: list[list[int]]) -> LabelledSplit:
+        parts = [self.reading.pieces(text) for text in ids]
+        examples = [(piece, y) for text, y in zip(parts, frame["label"]) for piece in text]
+        return LabelledSplit(frame, examples, [len(text) for text in parts])
 
     def collate(self, examples: list[tuple[list[int], int]]) -> LabelledBatch:
         return collate_labelled(examples, self.padding, self.padded_length)
@@ -153,7 +164,7 @@ class ClassificationData:
             for start in range(0, len(order), EVALUATION_BATCH)
         ]
         logits = predict(model, task, batches, runtime)
-        return logits[np.argsort(order, kind="stable")]
+        return mean_of_pieces(logits[np.argsort(order, kind="stable")], split.counts)
 
     def evaluate(
         self, model: nn.Module, task: ClassificationTask, runtime: Runtime
@@ -188,111 +199,14 @@ def predict(
     model: nn.Module, task: ClassificationTask, batches: Sequence[LabelledBatch], runtime: Runtime
 ) -> np.ndarray:
     """Logits [N, K] of ready-made batches, in their order."""
-    with evaluating(model), torch.inference_mode(), runtime.autocast():
-        rows = [task.logits(model, batch, runtime).float().cpu().numpy() for batch in batches]
-    return np.concatenate(rows)
 
+    def logits(batch: LabelledBatch) -> np.ndarray:
+        return task.logits(model, batch, runtime).float().cpu().numpy()
 
-def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis, float64."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)
+    return np.concatenate(runtime.infer(model, logits, batches))
 
 
 def mean_loss(logits: np.ndarray, labels: np.ndarray) -> float:
     """Unweighted cross-entropy per example, nats."""
-    chosen = probabilities(logits)[np.arange(len(labels)), labels]
+    chosen = softmax(logits)[np.arange(len(labels)), labels]
     return float(-np.log(np.maximum(chosen, np.finfo(np.float64).tiny)).mean())
-
-
-def classification_metrics(
-    labels: np.ndarray, positive_probability: np.ndarray, prefix: str
-) -> dict[str, Any]:
-    """Accuracy, macro-F1, PR-AUC (average precision of label 1) and the confusion matrix's cells.
-
-    Args:
-        labels: [N] of 0 and 1.
-        positive_probability: [N], the probability of label 1; at least one half predicts it.
-    """
-    from sklearn import metrics
-
-    predicted = (positive_probability >= 0.5).astype(int)
-    confusion = metrics.confusion_matrix(labels, predicted, labels=[0, 1])
-    names = ("true_negatives", "false_positives", "false_negatives", "true_positives")
-    return {
-        f"{prefix}accuracy": float(metrics.accuracy_score(labels, predicted)),
-        f"{prefix}macro_f1": float(metrics.f1_score(labels, predicted, average="macro")),
-        f"{prefix}pr_auc": float(metrics.average_precision_score(labels, positive_probability)),
-        **{f"{prefix}{name}": int(count) for name, count in zip(names, confusion.ravel())},
-    }
-
-
-def confusion_table(metrics: dict[str, Any], split: str) -> tuple[list[str], list[list[Any]]]:
-    """Columns and rows of the confusion matrix of one split, from its metrics."""
-    names = ("true_negatives", "false_positives", "false_negatives", "true_positives")
-    counts = [metrics[f"{split}/{name}"] for name in names]
-    return ["truly", "called ham", "called spam"], [["ham", *counts[:2]], ["spam", *counts[2:]]]
-
-
-def final_report(
-    data: ClassificationData,
-    model: nn.Module,
-    task: ClassificationTask,
-    runtime: Runtime,
-    seed: int,
-) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
-    """Metrics and tables of the model and of the TF-IDF baseline on validation and test.
-
-    Returns:
-        Flat metrics (`test/…`, `baseline/test/…`), and the rows of `predictions` (one per text)
-        and `precision_recall` (one per threshold and model, on the test split).
-    """
-    balanced = not np.allclose(data.class_weights, 1.0, atol=0.05)
-    baseline = tfidf_baseline(data.train.texts, data.train.labels, balanced, seed)
-    metrics: dict[str, Any] = {}
-    predictions, curves = [], []
-    for name, split in (("validation", data.validation), ("test", data.test)):
-        chances = {
-            "": probabilities(data.logits(split, model, task, runtime))[:, 1],
-            "baseline/": baseline.predict_proba(split.texts)[:, 1],
-        }
-        for prefix, chance in chances.items():
-            metrics |= classification_metrics(split.labels, chance, f"{prefix}{name}/")
-            if name == "test":
-                curves += precision_recall(split.labels, chance, "TF-IDF" if prefix else "GPT-2")
-        predictions += [
-            {"split": name, "label": y, "predicted": int(p >= 0.5), "probability": round(p, 6)}
-            for y, p in zip(split.labels, chances[""])
-        ]
-    return metrics, {"predictions": predictions, "precision_recall": curves}
-
-
-def precision_recall(labels: np.ndarray, chance: np.ndarray, model: str) -> list[dict[str, Any]]:
-    """Points of the precision–recall curve of label 1."""
-    from sklearn.metrics import precision_recall_curve
-
-    precision, recall, _ = precision_recall_curve(labels, chance, drop_intermediate=True)
-    return [
-        {"model": model, "recall": round(r, 6), "precision": round(p, 6)}
-        for r, p in zip(recall, precision)
-    ]
-
-
-def tfidf_baseline(
-    train_texts: Sequence[str], train_labels: np.ndarray, balanced: bool, seed: int
-) -> Any:
-    """What every user would compare with: TF-IDF of words and pairs, logistic regression.
-
-    Returns:
-        A fitted sklearn pipeline; `predict_proba(texts)[:, 1]` is the probability of label 1.
-    """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
-    return make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
-        LogisticRegression(
-            C=10.0, max_iter=1000, random_state=seed, class_weight="balanced" if balanced else None
-        ),
-    ).fit(train_texts, train_labels)

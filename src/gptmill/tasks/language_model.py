@@ -4,14 +4,12 @@ Shapes: B batch, T time, V vocabulary.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,7 +18,6 @@ from gptmill.data.tokens import TokenSplit, WindowSampler
 from gptmill.engine.batches import ShuffledBatches
 from gptmill.engine.runtime import Runtime
 from gptmill.engine.state import Batches
-from gptmill.params import Pretrain
 from gptmill.tokenizer import Tokenizer
 
 EVALUATION_TOKENS = 8192  # tokens in one forward pass without gradients
@@ -44,16 +41,15 @@ def training_batches(
     return ShuffledBatches(examples, collate, batch_size, seed, examples.lengths)
 
 
-def training_steps(batches: Batches, section: Pretrain) -> int:
-    """Optimizer steps: `steps`, or what so many `epochs` take if they are not 0."""
-    if not section.epochs:
-        return section.steps
-    micro_batches = section.epochs * batches.batches_per_epoch
-    return -(-micro_batches // section.training.accumulation)
-
-
 class LanguageModelTask:
-    """Cross-entropy of the next token; serves pretraining and instruction fine-tuning."""
+    """Cross-entropy of the next token; serves pretraining and instruction fine-tuning.
+
+    Args:
+        unit: what a target is called, where only some of the tokens are targets.
+    """
+
+    def __init__(self, unit: str = "tokens") -> None:
+        self.unit = unit
 
     def targets(self, batch: TokenBatch) -> float:
         _, targets = batch
@@ -61,7 +57,8 @@ class LanguageModelTask:
 
     def loss(self, model: nn.Module, batch: TokenBatch, runtime: Runtime) -> Tensor:
         inputs, targets = batch
-        return summed_cross_entropy(model(runtime.tensor(inputs)), runtime.tensor(targets))
+        loss = runtime.fused(summed_cross_entropy)
+        return loss(model(runtime.tensor(inputs)), runtime.tensor(targets))
 
 
 def summed_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -79,21 +76,22 @@ def batch_loss(model: nn.Module, batches: list[TokenBatch], runtime: Runtime) ->
 
 def _batch_nats(model: nn.Module, batches: list[TokenBatch], runtime: Runtime) -> float:
     task = LanguageModelTask()
-    with evaluating(model), torch.inference_mode(), runtime.autocast():
-        return sum(task.loss(model, batch, runtime).item() for batch in batches)
+    return sum(runtime.infer(model, lambda batch: task.loss(model, batch, runtime).item(), batches))
 
 
 @dataclass(frozen=True)
 class Likelihood:
     """How well a model predicts a text: total nats over `tokens` scored tokens.
 
-    `bytes` and `words` are the text's own, so that models with different tokenizers compare.
+    `bytes` and `words` are the text's own, so that models with different tokenizers compare;
+    `unknown` counts tokens that stand for characters or words the tokenizer does not know.
     """
 
     nats: float
     tokens: int
     bytes: int
     words: int
+    unknown: int = 0
 
     @property
     def loss(self) -> float:
@@ -101,12 +99,19 @@ class Likelihood:
         return self.nats / self.tokens
 
     def metrics(self, prefix: str = "") -> dict[str, float]:
-        """Flat metrics: nats per token, perplexity = exp of that, bits per token, byte, word."""
+        """Flat metrics: nats per token, perplexity = exp of that, bits per token, byte, word.
+
+        With unknown tokens there are none per byte and word: what is not spelled out costs nothing.
+        """
         bits = self.nats / math.log(2)
-        return {
+        found = {
             f"{prefix}loss": self.loss,
             f"{prefix}perplexity": math.exp(self.loss),
             f"{prefix}bits_per_token": bits / self.tokens,
+        }
+        if self.unknown:
+            return found | {f"{prefix}unknown/share": self.unknown / self.tokens}
+        return found | {
             f"{prefix}bits_per_byte": bits / self.bytes,
             f"{prefix}bits_per_word": bits / max(1, self.words),
         }
@@ -127,7 +132,8 @@ def split_likelihood(
     documents = [split.at(np.arange(start, end)) for start, end in spans]
     nats = document_nats(model, documents, split.end_of_text, window, stride, runtime)
     share = count / len(split)
-    return Likelihood(nats, count, round(split.bytes * share), round(split.words * share))
+    sizes = (round(whole * share) for whole in (split.bytes, split.words, split.unknown))
+    return Likelihood(nats, count, *sizes)
 
 
 def text_likelihood(
@@ -199,34 +205,24 @@ def token_nats(
     rows = max(1, EVALUATION_TOKENS // window)
     groups = [whole[i : i + rows] for i in range(0, len(whole), rows)]
     groups += [[start] for start in starts[len(whole) :]]
-    with evaluating(model), torch.inference_mode():
-        for group in groups:
-            length = min(window, len(ids) - 1 - group[0])
-            nats = _window_nats(model, ids, group, length, runtime)
-            for start, row in zip(group, nats):
-                # The first window scores all its targets, the others those not scored before.
-                known = 0 if start == 0 else window - stride
-                scored[start + known : start + length] = row[known:]
+
+    def score(group: list[int]) -> None:
+        length = min(window, len(ids) - 1 - group[0])
+        for start, row in zip(group, _window_nats(model, ids, group, length, runtime)):
+            # The first window scores all its targets, the others those not scored before.
+            known = 0 if start == 0 else window - stride
+            scored[start + known : start + length] = row[known:]
+
+    runtime.infer(model, score, groups)
     return scored
 
 
 def _window_nats(
     model: nn.Module, ids: np.ndarray, starts: list[int], length: int, runtime: Runtime
 ) -> np.ndarray:
+    """−ln p of the targets of windows of one length, [starts, length]."""
     rows = np.stack([ids[start : start + length + 1] for start in starts]).astype(np.int64)
     tensor = runtime.tensor(rows)
-    with runtime.autocast():
-        logits = model(tensor[:, :-1])
+    logits = model(tensor[:, :-1])
     nats = F.cross_entropy(logits.transpose(1, 2).float(), tensor[:, 1:], reduction="none")
-    return nats.double().cpu().numpy()
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode within the block, the former mode after it."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
+    return nats.cpu().double().numpy()  # Apple's GPU has no float64

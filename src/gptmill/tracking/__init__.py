@@ -6,9 +6,9 @@ nobody; they are delivered to MLflow in batches, by the stage itself or later by
 """
 
 from gptmill.tracking.address import tracking_address
-from gptmill.tracking.courier import replay
+from gptmill.tracking.courier import repair, replay
 from gptmill.tracking.journal import points_of
 from gptmill.tracking.server import serve_ui, ui_command
 from gptmill.tracking.stage import Stage
 
-__all__ = ["Stage", "points_of", "replay", "serve_ui", "tracking_address", "ui_command"]
+__all__ = ["Stage", "points_of", "repair", "replay", "serve_ui", "tracking_address", "ui_command"]

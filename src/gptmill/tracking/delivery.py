@@ -4,18 +4,22 @@ A run is found by the tag of its journal, an execution by its own, and points ke
 they were journalled with: a delivery that was cut off anywhere is simply done again.
 """
 
-import fcntl
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
+from gptmill.tracking import datasets
 from gptmill.tracking.address import database_path, project_root
-from gptmill.tracking.journal import Event, Journal
+from gptmill.tracking.journal import DamagedJournal, Event, Journal
+from gptmill.tracking.names import to_mlflow
+from gptmill.tracking.places import artifact_location, move_in
 from gptmill.tracking.registry import register
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -25,8 +29,13 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 RUN, EXECUTION, FAILED = "gptmill.run", "gptmill.execution", "gptmill.failed_stages"
+PARENT = "mlflow.parentRunId"
+NOT_RECORDED = "gptmill.not_recorded"
 BATCH = 500
-LONGEST_VALUE = 500  # characters of a parameter that every store accepts
+LONGEST_VALUE = 6000  # characters of a parameter, as MLflow has it
+LOCK_SECONDS = 30.0
+# Attempts at a database, with waits of 0.1 and 0.3 s between them. MLflow's own ten take 100 s.
+ATTEMPTS = 3
 
 
 class Delivery:
@@ -37,18 +46,22 @@ class Delivery:
             logging.getLogger(name).setLevel(logging.WARNING)
         with _initialising(address):
             from mlflow import MlflowClient
+            from mlflow.store.db import utils
 
+            utils.MAX_RETRY_COUNT = ATTEMPTS
             self.client = MlflowClient(address)
             self.experiment = self._open_experiment(address)
         self._runs: dict[str, str] = {}
 
     def deliver(self, journal: Journal) -> None:
         """Send what the journal holds beyond what was sent; remove it once it is over and done."""
-        start = next(event for _, event in journal.events() if event["kind"] == "start")
+        start = next((event for _, event in journal.events() if event["kind"] == "start"), None)
+        if start is None:
+            raise DamagedJournal("it does not say what run it is of")
         child = self._find(RUN, journal.run)
         offset = journal.sent if child else 0  # a store that lost the run gets it all again
         new = list(journal.events(offset))
-        child = child or self._create_child(journal.run, start)
+        child = child or self._create_child(journal.run, self._latest_start(journal))
         self._send(journal, child, [event for _, event in new])
         if new:
             journal.mark_sent(new[-1][0])
@@ -64,6 +77,8 @@ class Delivery:
         for event in events:
             if event["kind"] == "start":
                 self._send_start(child, parent, event)
+        if any(event["kind"] == "start" for event in events):
+            self._close_left_executions(journal, parent)
         self._send_points(child, parent, events, int(trial or 0))
         self._send_tags(child, parent, events)
         if any(event["kind"] in ("text", "table") for event in events):
@@ -86,10 +101,11 @@ class Delivery:
         from mlflow.exceptions import MlflowException
 
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "gptmill")
-        database = database_path(address)
-        artifacts = (database.parent / "mlartifacts").as_uri() if database else None
-        found = self.client.get_experiment_by_name(name)
+        found, database = self.client.get_experiment_by_name(name), database_path(address)
+        if found is not None and database:
+            move_in(database, name)
         if found is None:
+            artifacts = artifact_location(database) if database else None
             try:
                 return self.client.create_experiment(name, artifact_location=artifacts)
             except MlflowException:  # another process was quicker
@@ -111,7 +127,7 @@ class Delivery:
         return run.info.run_id
 
     def _create_child(self, run: str, start: Event) -> str:
-        tags = {RUN: run, "stage": start["stage"], "mlflow.parentRunId": self._parent(start)}
+        tags = {RUN: run, "stage": start["stage"], PARENT: self._parent(start)}
         trial = start["tags"].get("trial")
         what = f"trial {trial}" if trial else start["stage"]
         # Curves of two executions are told apart by the names of their runs.
@@ -130,6 +146,18 @@ class Delivery:
                 self._send_parameters(found, start["all_parameters"])
         return found
 
+    def _close_left_executions(self, journal: Journal, parent: str) -> None:
+        """End the executions that this run belonged to before it was resumed under another."""
+        for _, event in journal.events():
+            if event["kind"] != "start":
+                continue
+            left = self._find(EXECUTION, event["execution"]["id"])
+            if left in (None, parent) or self.client.get_run(left).info.status != "RUNNING":
+                continue
+            at_work = f"tags.`{PARENT}` = '{left}' AND attributes.status = 'RUNNING'"
+            if not self.client.search_runs([self.experiment], at_work, max_results=1):
+                self._send_status(left, {**event, "status": "KILLED"})
+
     def _latest_start(self, journal: Journal) -> Event:
         return [event for _, event in journal.events() if event["kind"] == "start"][-1]
 
@@ -141,52 +169,83 @@ class Delivery:
         self.client.update_run(parent, "RUNNING")
         self._send_parameters(child, event["parameters"])
         hashes = {f"input.{name}": value["sha256"] for name, value in event["inputs"].items()}
-        self._set_tags(child, {"mlflow.parentRunId": parent, **event["tags"], **hashes})
+        self._set_tags(child, {PARENT: parent, **event["tags"], **hashes})
         self._send_inputs(child, event["inputs"])
 
     def _send_parameters(self, run: str, parameters: dict[str, Any]) -> None:
         from mlflow.entities import Param
         from mlflow.exceptions import MlflowException
 
-        cut = [Param(name, str(value)[:LONGEST_VALUE]) for name, value in parameters.items()]
-        for batch in _batches(cut, 100):
+        names = self._names(run, parameters)
+        texts = {names[name]: str(parameters[name]) for name in names}
+        for batch in _batches([Param(n, t[:LONGEST_VALUE]) for n, t in texts.items()], 100):
             try:
                 self.client.log_batch(run, params=batch)
             except MlflowException as error:
                 # A run's parameters cannot change; what did must not keep the rest from arriving.
                 self.client.set_tag(run, "parameters_changed", str(error)[:LONGEST_VALUE])
+                for param in batch:
+                    with suppress(MlflowException):
+                        self.client.log_batch(run, params=[param])
+        if cut := [name for name, text in texts.items() if len(text) > LONGEST_VALUE]:
+            self.client.set_tag(run, "parameters_cut", ", ".join(cut))
 
-    def _send_inputs(self, run: str, inputs: dict[str, dict[str, str]]) -> None:
+    def _send_inputs(self, run: str, inputs: dict[str, dict[str, Any]]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        datasets = [
+        root = project_root()
+        sets = [
             DatasetInput(
-                Dataset(value["path"], value["sha256"][:32], "local", value["path"]),
+                Dataset(
+                    name=value["path"],
+                    digest=value["sha256"][:32],
+                    source_type="local",
+                    source=datasets.source(value["path"], root),
+                    schema=datasets.schema(value.get("columns", [])),
+                    profile=json.dumps(value.get("profile", {})),
+                ),
                 [InputTag("mlflow.data.context", name)],
             )
             for name, value in inputs.items()
         ]
-        if datasets:
-            self.client.log_inputs(run, datasets)
+        if sets:
+            self.client.log_inputs(run, sets)
 
     def _send_points(self, child: str, parent: str, events: list[Event], trial: int) -> None:
         """Curves to the child; final values to the parent, in a study as a curve over trials."""
-        from mlflow.entities import Metric
-
         points, summary = [], []
         for event in events:
             if event["kind"] == "execution":
                 for name, value in event["values"].items():
-                    summary.append(Metric(name, value, event["time"], 0))
+                    summary.append((name, value, event["time"], 0))
             if event["kind"] in ("points", "summary"):
                 for name, value in event["values"].items():
-                    points.append(Metric(name, value, event["time"], event["step"]))
+                    points.append((name, value, event["time"], event["step"]))
                     if event["kind"] == "summary":
                         name = f"{event['stage']}/{name}"
-                        summary.append(Metric(name, value, event["time"], trial))
-        for run, metrics in ((child, points), (parent, summary)):
-            for batch in _batches(metrics, BATCH):
-                self.client.log_batch(run, metrics=batch)
+                        summary.append((name, value, event["time"], trial))
+        self._send_metrics(child, points)
+        self._send_metrics(parent, summary)
+
+    def _send_metrics(self, run: str, points: list[tuple[str, float, int, int]]) -> None:
+        from mlflow.entities import Metric
+
+        names = self._names(run, [name for name, *_ in points])
+        metrics = [Metric(names[name], *rest) for name, *rest in points if name in names]
+        for batch in _batches(metrics, BATCH):
+            self.client.log_batch(run, metrics=batch)
+
+    def _names(self, run: str, names: Iterable[str]) -> dict[str, str]:
+        """MLflow's name for each of ours; a tag of the run says which it cannot hold."""
+        mapped, refused = {}, []
+        for name in dict.fromkeys(names):
+            try:
+                mapped[name] = to_mlflow(name)
+            except ValueError as error:
+                refused.append(str(error))
+        if refused:
+            self.client.set_tag(run, NOT_RECORDED, "; ".join(refused))
+        return mapped
 
     def _send_tags(self, child: str, parent: str, events: list[Event]) -> None:
         for event in events:
@@ -204,7 +263,8 @@ class Delivery:
     def _set_tags(self, run: str, tags: dict[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        for batch in _batches([RunTag(name, value) for name, value in tags.items()], 100):
+        names = self._names(run, tags)
+        for batch in _batches([RunTag(names[name], tags[name]) for name in names], 100):
             self.client.log_batch(run, tags=batch)
 
     def _send_tables(self, child: str, journal: Journal) -> None:
@@ -221,9 +281,10 @@ class Delivery:
                 "columns": ["step", "text"],
                 "data": [list(row) for row in rows.items()],
             }
-        for name, table in tables.items():
-            self.client.log_dict(child, table, f"{name}.json")
-        listed = [{"path": f"{name}.json", "type": "table"} for name in tables]
+        names = self._names(child, tables)
+        for name, path in names.items():
+            self.client.log_dict(child, tables[name], f"{path}.json")
+        listed = [{"path": f"{path}.json", "type": "table"} for path in names.values()]
         self.client.set_tag(child, "mlflow.loggedArtifacts", json.dumps(listed))
 
     def _send_file(self, child: str, path: Path, folder: str) -> None:
@@ -261,20 +322,10 @@ def _initialising(address: str) -> Iterator[None]:
     if database is None:
         yield
         return
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(database.parent):
+    with _locked(database.parent / ".state" / f"{database.name}.lock"):
         yield
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a file, made if absent, or of a folder."""
-    if not path.is_dir():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+def _locked(path: Path) -> FileLock:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path, timeout=LOCK_SECONDS)

@@ -8,7 +8,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from gptmill.errors import UserError
-from gptmill.tracking.address import answers, database_path, tracking_address, without_password
+from gptmill.tracking.address import database_path, require_answer, tracking_address
+from gptmill.tracking.courier import replay
+from gptmill.tracking.names import from_mlflow
 
 CURVES = ("train/loss", "validation/loss", "validation/accuracy", "gradient_norm")
 MOST = 1000
@@ -32,11 +34,13 @@ class Record:
 
 
 def executions() -> list[Record]:
-    """All executions, the latest first, without curves; none where there is no database yet.
+    """All executions, the latest first, without curves, after sending what waits in journals; none
+    where there is no database yet.
 
     Raises:
         UserError: the server does not answer.
     """
+    replay()
     delivery = _open()
     if delivery is None:
         return []
@@ -64,7 +68,7 @@ def read_execution(record: Record) -> Record:
     inputs: dict[str, str] = {}
     for child in children:
         stage = child.data.tags["stage"]
-        for name, value in child.data.tags.items():
+        for name, value in _named(child.data.tags).items():
             if name.startswith("input."):
                 inputs[f"{stage}/{name.removeprefix('input.')}"] = value
         for name in CURVES:
@@ -83,8 +87,10 @@ def _open() -> Any:
     database = database_path(address)
     if database is not None and not database.exists():
         return None
-    if not answers(address):
-        raise UserError(f"{without_password(address)} does not answer")
+    try:
+        require_answer(address)
+    except ConnectionError as error:
+        raise UserError(str(error)) from None
     from gptmill.tracking.delivery import Delivery
 
     return Delivery(address)
@@ -96,15 +102,20 @@ def _record(run: Any) -> Record:
         name=run.info.run_name,
         status=run.info.status,
         started=run.info.start_time,
-        parameters=dict(run.data.params),
-        metrics=dict(run.data.metrics),
-        tags=dict(run.data.tags),
+        parameters=_named(run.data.params),
+        metrics=_named(run.data.metrics),
+        tags=_named(run.data.tags),
         data={
             name.removeprefix("data."): value
-            for name, value in run.data.tags.items()
+            for name, value in _named(run.data.tags).items()
             if name.startswith("data.")
         },
     )
+
+
+def _named(values: dict[str, Any]) -> dict[str, Any]:
+    """By our own names."""
+    return {from_mlflow(name): value for name, value in values.items()}
 
 
 def _curve(client: Any, run: str, name: str) -> list[tuple[float, float]]:
@@ -122,4 +133,5 @@ def _texts(client: Any, child: Any) -> Iterator[tuple[str, list[tuple[int, str]]
             path = client.download_artifacts(child.info.run_id, table["path"], folder)
             found = json.loads(Path(path).read_text(encoding="utf-8"))
         if found["columns"] == ["step", "text"]:
-            yield Path(table["path"]).stem, [(step, text) for step, text in found["data"]]
+            name = from_mlflow(table["path"].removesuffix(".json"))
+            yield name, [(step, text) for step, text in found["data"]]

@@ -1,25 +1,36 @@
 """The events of one run in a file that outlives the process: appended, locked, never rewritten.
 
-Each line is a JSON object with `kind` and `time` (Unix milliseconds). The process that writes a
-journal holds its lock; so whoever can take the lock of a journal without an end knows that its
-writer is gone. How far a journal was delivered stands beside it in `<run>.sent`.
+Each line is a JSON object with `kind` and `time` (Unix milliseconds), a tab, and the CRC-32 of the
+object's bytes (lines of earlier versions have none). The process that writes a journal holds its
+lock, `<run>.lock`, which the system gives back when the process dies; so whoever can take the lock
+of a journal without an end knows that its writer is gone. How far a journal was delivered stands
+beside it in `<run>.sent`.
 """
 
-import fcntl
 import json
 import os
 import shutil
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from filelock import FileLock, Timeout
+
+from gptmill.errors import UserError, without_credentials
 from gptmill.files import read_json, write_json
 from gptmill.tracking.address import project_root
 
 Event = dict[str, Any]
+POLL_SECONDS = 0.05
+
+
+class DamagedJournal(ValueError):
+    """A journal that can never be delivered: nothing tells what run it is of."""
 
 
 def journal_folder() -> Path:
@@ -52,34 +63,39 @@ class Journal:
         self._sent = folder / f"{run}.sent"
         self._guard = threading.Lock()
         self._time = 0
-        self._file = _open_locked(self.path, create, wait)
+        self._lock = _locked(self.path, create, wait)
+        self._file = self.path.open("ab", buffering=0)
         self._end_torn_line()
 
     def append(self, event: Event) -> None:
         """Add one event; what is written survives this process, not a crash of the machine.
 
         No two have the same time: of two values at one step, MLflow shows the later as the last.
+        Credentials are struck out of all but a model's own texts.
         """
+        if event["kind"] not in ("text", "table"):
+            event = _without_credentials(event)
         with self._guard:
             self._time = max(now(), self._time + 1)
-            line = json.dumps({"time": self._time, **event}, ensure_ascii=False)
-            self._file.write(line.encode() + b"\n")
+            text = json.dumps({"time": self._time, **event}, ensure_ascii=False)
+            line = text.encode(errors="backslashreplace")  # a lone surrogate is no UTF-8
+            self._file.write(b"%s\t%08x\n" % (line, zlib.crc32(line)))
 
     def events(self, offset: int = 0) -> Iterator[tuple[int, Event]]:
-        """Events from a byte offset on, each with the offset after it; a torn line is skipped."""
+        """Events from a byte offset on, each with the offset after it; a line that was torn by a
+        kill, or damaged, is skipped."""
         with self.path.open("rb") as file:
             file.seek(offset)
             for line in file:
                 offset += len(line)
-                try:
-                    yield offset, json.loads(line)
-                except json.JSONDecodeError:
-                    continue
+                event = _event(line)
+                if event is not None:
+                    yield offset, event
 
     @property
     def sent(self) -> int:
-        """The byte offset up to which events were delivered."""
-        return read_json(self._sent)["offset"] if self._sent.exists() else 0
+        """The byte offset up to which events were delivered; 0 if that is not known."""
+        return self._delivered()[0]
 
     def mark_sent(self, offset: int) -> None:
         """Remember how far delivery came, and whether that was the end."""
@@ -88,10 +104,18 @@ class Journal:
     @property
     def settled(self) -> bool:
         """Whether the run has ended and everything was delivered."""
-        if not self._sent.exists():
-            return False
-        sent = read_json(self._sent)
-        return sent["ended"] and sent["offset"] == self.path.stat().st_size
+        offset, ended = self._delivered()
+        return ended and offset == self.path.stat().st_size
+
+    def _delivered(self) -> tuple[int, bool]:
+        """What `mark_sent` noted; (0, False) if the note is missing or damaged: events may be sent
+        twice, since that changes nothing."""
+        try:
+            noted = read_json(self._sent)
+            offset, ended = int(noted["offset"]), bool(noted["ended"])
+        except (UserError, TypeError, KeyError, ValueError):
+            return 0, False
+        return (offset, ended) if 0 <= offset <= self.path.stat().st_size else (0, False)
 
     @property
     def ended(self) -> bool:
@@ -114,12 +138,26 @@ class Journal:
     def close(self) -> None:
         """Give the lock back."""
         self._file.close()
+        if not self.path.exists():
+            # Whoever waits for it notices; Windows removes it by itself.
+            with suppress(OSError):
+                Path(self._lock.lock_file).unlink()
+        self._lock.release()
 
     def remove(self) -> None:
         """The run is finished and delivered."""
+        self._file.close()
         for path in (self.path, self._sent):
             path.unlink(missing_ok=True)
         shutil.rmtree(self.files, ignore_errors=True)
+
+    def set_aside(self) -> Path:
+        """Move a journal that nobody can deliver out of the way; where it is now."""
+        self._file.close()
+        folder = self.path.parent / "damaged"
+        folder.mkdir(exist_ok=True)
+        self._sent.unlink(missing_ok=True)
+        return self.path.replace(folder / self.path.name)
 
     def _end_torn_line(self) -> None:
         """Give a line that a kill cut short its newline, so that the next one stands alone."""
@@ -135,10 +173,10 @@ def points_of(pid: int, name: str) -> dict[int, float]:
     """A curve by step, as far as a process that is at work has journalled it."""
     for path in journal_folder().glob("*.jsonl"):
         try:
-            events = [json.loads(line) for line in path.read_bytes().splitlines(keepends=True)
-                      if line.endswith(b"}\n")]  # fmt: skip
-        except (FileNotFoundError, json.JSONDecodeError):
+            lines = path.read_bytes().splitlines(keepends=True)
+        except FileNotFoundError:
             continue
+        events = [event for line in lines if (event := _event(line))]
         starts = [event for event in events if event["kind"] == "start"]
         if starts and starts[-1]["pid"] == pid:
             points = [event for event in events if event["kind"] == "points"]
@@ -167,21 +205,41 @@ def _modified(path: Path) -> float:
         return 0.0
 
 
-def _open_locked(path: Path, create: bool, wait: float) -> BinaryIO:
-    """Open for appending with the lock held; a file removed while waiting is opened anew."""
-    deadline = time.monotonic() + wait
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | (os.O_CREAT if create else 0), 0o644)
-        file = os.fdopen(descriptor, "r+b", buffering=0)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return file
-        except FileNotFoundError:
-            pass
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                file.close()
-                raise
-            time.sleep(0.05)
-        file.close()
+def _without_credentials(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_credentials(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_credentials(each) for each in value]
+    return without_credentials(value) if isinstance(value, str) else value
+
+
+def _event(line: bytes) -> Event | None:
+    """The event of a line; `None` for one that is torn or damaged."""
+    text, tab, digest = line.rstrip(b"\n").rpartition(b"\t")
+    if not tab:
+        text = line  # of an earlier version
+    elif digest != b"%08x" % zlib.crc32(text):
+        return None
+    try:
+        event = json.loads(text)
+    except ValueError:
+        return None
+    whole = isinstance(event, dict) and isinstance(event.get("kind"), str) and "time" in event
+    return event if whole else None
+
+
+def _locked(path: Path, create: bool, wait: float) -> FileLock:
+    """The lock of a journal, held."""
+    if not create and not path.exists():
+        raise FileNotFoundError(path)
+    lock = FileLock(path.with_suffix(".lock"), thread_local=False)
+    try:
+        lock.acquire(timeout=wait, poll_interval=POLL_SECONDS)
+    except Timeout:
+        raise BlockingIOError(f"{path} belongs to a living process") from None
+    if not create and not path.exists():  # delivered and removed meanwhile
+        with suppress(OSError):
+            Path(lock.lock_file).unlink()
+        lock.release()
+        raise FileNotFoundError(path)
+    return lock

@@ -1,6 +1,5 @@
 """Memory and processor time of this process and its children."""
 
-import resource
 import sys
 from pathlib import Path
 
@@ -13,11 +12,23 @@ class Machine:
     def __init__(self) -> None:
         self.process = psutil.Process()
         self.peak = 0
-        self._seconds = 0.0
         psutil.cpu_percent()  # the first call only starts the clock
 
     def sample(self) -> dict[str, float]:
         """One reading, under the names of MLflow's system metrics."""
+        point = {
+            "system/cpu_utilization_percentage": psutil.cpu_percent(),
+            "system/process_memory_usage_megabytes": self._resident() / 2**20,
+            "system/system_memory_usage_megabytes": psutil.virtual_memory().used / 2**20,
+        }
+        return point | _gpu()
+
+    def peak_memory(self) -> int:
+        """The most that this process held, or that it and its children held when sampled, bytes."""
+        self._resident()
+        return max(self.peak, self._own_peak())
+
+    def _resident(self) -> int:
         resident = self.process.memory_info().rss
         for child in self.process.children(recursive=True):
             try:
@@ -25,28 +36,16 @@ class Machine:
             except psutil.Error:
                 continue
         self.peak = max(self.peak, resident)
-        point = {
-            "system/cpu_utilization_percentage": psutil.cpu_percent(),
-            "system/process_memory_usage_megabytes": resident / 2**20,
-            "system/system_memory_usage_megabytes": psutil.virtual_memory().used / 2**20,
-        }
-        return point | _gpu()
+        return resident
 
-    def peak_memory(self) -> int:
-        """The most that this process, a reaped child, or all sampled together held, in bytes."""
-        unit = 1 if sys.platform == "darwin" else 1024
-        children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
-        return max(self.peak, _own_peak(unit), children)
-
-
-def _own_peak(unit: int) -> int:
-    """This program's peak; `getrusage` would report that of the process it was forked from."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    def _own_peak(self) -> int:
+        """This program's own peak where the system keeps one: Linux, Windows; 0 elsewhere."""
+        status = Path("/proc/self/status")
+        if status.exists():
+            for line in status.read_text(encoding="utf-8").splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        return getattr(self.process.memory_info(), "peak_wset", 0)
 
 
 def _gpu() -> dict[str, float]:

@@ -1,17 +1,25 @@
 """Models in MLflow's registry: a version for each content, the alias for the best of them.
 
-A version refers to bytes that DVC owns (`gptmill.onnx.served` finds them), so that it costs a few
-kilobytes whatever the model's size. A model that did not change gets no second version. The alias
-`champion` moves when a version's test metric is better than the champion's on the same test data;
-what was decided, and why, is left for the report in `.state/registry.json`.
+A version refers to bytes that DVC owns (`gptmill.runtime.mlflow_pyfunc` finds them by their
+hashes), so it costs a few kilobytes whatever the model's size. A model that did not change gets no
+second version. The alias `champion` moves when a version's test metric is better than the
+champion's on the same test data; what was decided, and why, is left for the report in
+`.state/registry.json`.
+
+The version's tags hold all that its few files are made from; where those are gone (`mlflow gc`, a
+lost folder) `repair` writes them again.
 """
 
+import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gptmill.dvc import find_files
+from gptmill.errors import UserError
 from gptmill.files import read_json, write_json
 from gptmill.tracking.address import project_root
 
@@ -20,8 +28,10 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 CHAMPION = "champion"
-LOADER = "gptmill.onnx.served"
+LOADER = "gptmill.runtime.mlflow_pyfunc"
 CONTENT, METRIC, VALUE, TESTED_ON = "content", "metric", "value", "tested_on"
+REFERENCE = "reference"
+DATA = "data/reference"  # where MLflow puts what `data_path` names
 EXAMPLES = {"classify": "see you at the park", "generate": "One day"}
 
 
@@ -35,8 +45,14 @@ def register(client: "MlflowClient", run: str, event: Mapping[str, Any]) -> None
     name = event["name"]
     _ensure_model(client, name)
     tags = {key: str(event[key]) for key in (CONTENT, METRIC, VALUE, TESTED_ON)}
+    reference = {key: event["reference"][key] for key in ("task", "path", "files")}
     same = client.search_model_versions(f"name = '{name}' AND tags.{CONTENT} = '{event[CONTENT]}'")
-    number = int(same[0].version if same else _create_version(client, run, event, tags))
+    if same:
+        number = int(same[0].version)
+        client.set_model_version_tag(name, str(number), REFERENCE, json.dumps(reference))
+        _restore(client, same[0], reference)
+    else:
+        number = int(_create_version(client, run, name, reference, tags))
     champion = _champion(client, name)
     moves, why = decide(tags, champion.tags if champion else None, event["higher_is_better"])
     if champion and int(champion.version) == number:
@@ -85,25 +101,106 @@ def _champion(client: "MlflowClient", name: str) -> Any:
 
 
 def _create_version(
-    client: "MlflowClient", run: str, event: Mapping[str, Any], tags: dict[str, str]
+    client: "MlflowClient", run: str, name: str, reference: dict[str, Any], tags: dict[str, str]
 ) -> str:
+    """A logged model of the run, which outlives it, and a version of the registered model."""
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
+
+    experiment = client.get_run(run).info.experiment_id
+    logged = client.create_logged_model(experiment, name, source_run_id=run, tags=tags)
+    with _written(name, reference, logged.model_id) as folder:
+        client.log_model_artifacts(logged.model_id, str(folder))
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run, [LoggedModelOutput(logged.model_id, step=0)])
+    tags = {**tags, REFERENCE: json.dumps(reference)}
+    number = client.create_model_version(
+        name, logged.artifact_location, run, tags, model_id=logged.model_id
+    ).version
+    # A server does this by itself; from here the model's page leads to the version.
+    known = json.dumps([{"name": name, "version": number}])
+    client.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: known})
+    return number
+
+
+@contextmanager
+def _written(name: str, reference: dict[str, Any], logged: str | None) -> Iterator[Path]:
+    """The files of a version, as MLflow loads them."""
     from mlflow import pyfunc
+    from mlflow.models import Model
     from pandas import DataFrame
 
     with tempfile.TemporaryDirectory() as scratch:
-        reference, model = Path(scratch, "reference"), Path(scratch, event["name"])
-        write_json(reference / "reference.json", event["reference"])
+        data, folder = Path(scratch, "reference"), Path(scratch, name)
+        write_json(data / "reference.json", reference)
         pyfunc.save_model(
-            str(model),
+            str(folder),
+            mlflow_model=Model(model_id=logged),
             loader_module=LOADER,
-            data_path=str(reference),
-            signature=_signature(event["reference"]["task"]),
-            input_example=DataFrame({"text": [EXAMPLES[event["reference"]["task"]]]}),
+            data_path=str(data),
+            signature=_signature(reference["task"]),
+            input_example=DataFrame({"text": [EXAMPLES[reference["task"]]]}),
             pip_requirements=[f"gptmill=={installed_version('gptmill')}"],
         )
-        client.log_artifacts(run, str(model), event["name"])
-    source = f"{client.get_run(run).info.artifact_uri}/{event['name']}"
-    return client.create_model_version(event["name"], source, run, tags).version
+        yield folder
+
+
+def repair(client: "MlflowClient") -> list[str]:
+    """Make every champion loadable again, as far as its bytes are there.
+
+    Returns:
+        What was repaired, and what cannot be loaded and why, a line each.
+    """
+    found = []
+    for model in client.search_registered_models():
+        version = _champion(client, model.name)
+        if version is None or CONTENT not in version.tags:
+            continue  # not ours
+        what = f"{model.name} version {version.version} (champion)"
+        try:
+            reference = _reference(client, version)
+            if _restore(client, version, reference):
+                found.append(f"{what}: its files were gone and are written again")
+            find_files(reference["path"], reference["files"], project_root())
+        except UserError as error:
+            found.append(f"{what} cannot be loaded: {error}")
+    return found
+
+
+def _reference(client: "MlflowClient", version: Any) -> dict[str, Any]:
+    """What a version refers to, from its tags; earlier gptmill wrote it to its files alone."""
+    if REFERENCE in version.tags:
+        return json.loads(version.tags[REFERENCE])
+    files = _files(client, version)
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            return read_json(Path(files.download_artifacts(f"{DATA}/reference.json", scratch)))
+        except Exception:  # each kind of store has errors of its own
+            raise UserError(
+                "its files are gone, and it is of a gptmill that kept no copy: `dvc repro --force "
+                "export_onnx` makes a version that can be loaded"
+            ) from None
+
+
+def _restore(client: "MlflowClient", version: Any, reference: dict[str, Any]) -> bool:
+    """Write a version's files again where they are gone; whether they were."""
+    files = _files(client, version)
+    try:
+        if any(Path(entry.path).name == "MLmodel" for entry in files.list_artifacts()):
+            return False
+    except Exception:  # as above: a folder that is not there
+        pass
+    with _written(version.name, reference, version.model_id) as folder:
+        files.log_artifacts(str(folder))
+    return True
+
+
+def _files(client: "MlflowClient", version: Any) -> Any:
+    """The place of a version's files, in whatever store."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    address = client.get_model_version_download_uri(version.name, version.version)
+    return get_artifact_repository(address, tracking_uri=client.tracking_uri)
 
 
 def _leave(name: str, decision: dict[str, Any]) -> None:
@@ -118,8 +215,8 @@ def _signature(task: str) -> "ModelSignature":
 
     text = Schema([ColSpec("string", "text")])
     if task == "classify":
-        labels = Schema([ColSpec("string", "label"), ColSpec("double", "probability")])
-        return ModelSignature(text, labels)
+        wanted = ParamSchema([ParamSpec("probability", "boolean", False)])
+        return ModelSignature(text, Schema([ColSpec("string", "label")]), wanted)
     options = [
         ParamSpec("max_new_tokens", "long", 64),
         ParamSpec("temperature", "double", 0.0),

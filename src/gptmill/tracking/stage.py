@@ -13,23 +13,18 @@ from socket import gethostname
 from types import FrameType, TracebackType
 from typing import Any
 
-from gptmill.files import atomic_file, read_json, sha256_tree, write_json
-from gptmill.tracking.address import project_root, tracking_address, without_password
+from gptmill.closure import code_hash, code_in_use
+from gptmill.dvc import locked_data, require_own_files
+from gptmill.errors import hide_credentials_in_tracebacks
+from gptmill.files import atomic_file, input_hashes, read_json, sha256_tree, write_json
+from gptmill.params import flatten
+from gptmill.tracking.address import as_noted, tracking_address
 from gptmill.tracking.courier import Courier
+from gptmill.tracking.datasets import describe
+from gptmill.tracking.execution import Execution, current_execution
 from gptmill.tracking.journal import Journal, now
-from gptmill.tracking.lineage import (
-    Execution,
-    all_parameters,
-    code_hash,
-    code_in_use,
-    current_execution,
-    device_tags,
-    flatten,
-    input_hashes,
-    lineage_tags,
-    locked_data,
-)
 from gptmill.tracking.machine import Machine
+from gptmill.tracking.tags import all_parameters, device_tags, lineage_tags
 
 TIMINGS = Path("timings")
 
@@ -65,12 +60,15 @@ class Stage:
         self._execution, self._folder = execution, timings
         self._timings: dict[str, float] = {}
         self._machine = Machine()
-        self._last_step = 0
 
     def __enter__(self) -> "Stage":
+        hide_credentials_in_tracebacks()
+        require_own_files()
         self._started = now()
         self._journal = Journal(self.run_id)
         self._logged, self._seconds_before = self._read_earlier()
+        steps = [step for name, step in self._logged if not name.startswith("system/")]
+        self._last_step = max(steps, default=0)
         self._journal.append(self._start_event())
         self._courier = Courier(self._journal, self._machine, self._seconds_before)
         self._courier.start()
@@ -90,6 +88,11 @@ class Stage:
         What is no number (the judge's backend) becomes a tag of the same name; `None` is left out.
         """
         self._summarise(values)
+
+    def write_metrics(self, path: Path, values: dict[str, Any]) -> None:
+        """Final metrics, as `metrics` has them, and the JSON file that DVC reads."""
+        write_json(path, values)
+        self.metrics(values)
 
     def timing(self, values: dict[str, float]) -> None:
         """Figures that differ from run to run: to timings/ and MLflow, never among metrics."""
@@ -131,8 +134,8 @@ class Stage:
 
         Args:
             name: of the registered model.
-            reference: what `gptmill.onnx.served` finds it by: `task`, `path` in the project and
-                `files`, their MD5 by name.
+            reference: what `gptmill.runtime.mlflow_pyfunc` finds it by: `task`, `path` in the
+                project and `files`, their MD5 by name.
             metric: name, value on test data, and whether higher is better.
             tested_on: that data; only figures on the same data decide about the champion.
         """
@@ -141,7 +144,7 @@ class Stage:
             {
                 "kind": "model",
                 "name": name,
-                "reference": {**reference, "root": str(project_root())},
+                "reference": reference,
                 "content": digest.hexdigest(),
                 "metric": metric[0],
                 "value": metric[1],
@@ -162,6 +165,10 @@ class Stage:
         tags = {name: str(value) for name, value in facts.items() if value is not None}
         tags |= {f"data.{path}": digest for path, digest in locked_data(lock).items()}
         self._journal.append({"kind": "execution", "values": values, "tags": tags})
+
+    def deliver(self) -> None:
+        """Send what was recorded, and what earlier stages left waiting, to MLflow now."""
+        self._courier.deliver()
 
     def provenance(self) -> dict[str, Any]:
         """What an output came from, without times or run ids: the same for the same run.
@@ -208,11 +215,11 @@ class Stage:
             "time": self._started,
             "stage": self.name,
             "execution": execution.as_event(),
-            "address": without_password(tracking_address()),
+            "address": as_noted(tracking_address()),
             "parameters": flatten(self.parameters),
             "all_parameters": parameters,
             "tags": lineage_tags(parameters) | device_tags() | {"code": code_hash()},
-            "inputs": self.inputs,
+            "inputs": {n: v | describe(Path(v["path"])) for n, v in self.inputs.items()},
             "pid": os.getpid(),
         }
 
@@ -267,9 +274,9 @@ class Stage:
         ]
         path.unlink(missing_ok=True)
         if rates:
-            with atomic_file(path) as beside, beside.open("w", encoding="utf-8") as file:
-                file.write("step,name,value\n")
-                file.writelines(f"{step},{name},{value}\n" for step, name, value in rates)
+            lines = ["step,name,value", *(",".join(map(str, rate)) for rate in rates)]
+            with atomic_file(path) as beside:
+                beside.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
 class Terminated(SystemExit):

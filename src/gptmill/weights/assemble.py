@@ -16,12 +16,15 @@ from torch.overrides import TorchFunctionMode
 
 from gptmill.errors import UserError
 from gptmill.model.classifier import GPT2Classifier
-from gptmill.model.gpt2 import GPT2, GPT2Config
+from gptmill.model.config import GPT2Config
+from gptmill.model.gpt2 import GPT2
 
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 # Buffers that old checkpoints carry: the causal triangle and the value written over it.
 MASK_BUFFER = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")
 POSITIONS, EMBEDDING, HEAD = "transformer.wpe.weight", "transformer.wte.weight", "lm_head.weight"
+# What DistributedDataParallel and torch.compile put into the names of the model that they hold.
+WRAPPERS = ("module", "_orig_mod")
 LISTED = 5  # names in an error
 COMPARED_ROWS = 4096
 
@@ -37,7 +40,7 @@ class Tensors(Protocol):
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor: ...
 
 
-class _Unfilled(TorchFunctionMode):
+class Unfilled(TorchFunctionMode):
     """Parameters stay as they are made: random numbers mean nothing on the meta device, and asking
     for them there imports half of PyTorch's compiler."""
 
@@ -60,7 +63,7 @@ def assemble_language_model(
             that differs, a context longer than the checkpoint's.
     """
     loaded = config if context_length is None else _cropped(config, context_length, tensors.origin)
-    with torch.device("meta"), _Unfilled():
+    with torch.device("meta"), Unfilled():
         model, full = GPT2(loaded), GPT2(replace(config, bias=True, positions="learned"))
     _fill(model, full, tensors)
     if config.tied_head:
@@ -70,7 +73,7 @@ def assemble_language_model(
 
 def assemble_classifier(config: GPT2Config, labels: int, tensors: Tensors) -> GPT2Classifier:
     """The classifier of `labels` classes; errors as for the language model."""
-    with torch.device("meta"), _Unfilled():
+    with torch.device("meta"), Unfilled():
         model = GPT2Classifier(config, labels)
         full = GPT2Classifier(replace(config, bias=True, positions="learned"), labels)
     _fill(model, full, tensors)
@@ -124,11 +127,13 @@ def _stored_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _stored_names(names: Iterable[str], origin: str) -> dict[str, str]:
-    """Our name of each stored tensor to its own: OpenAI's folders leave `transformer.` out."""
+    """Our name of each stored tensor to its own: OpenAI's folders leave `transformer.` out, and a
+    model saved inside a wrapper has the wrapper's name in its own."""
     stored: dict[str, str] = {}
     for name in names:
-        bare = name.startswith(("transformer.", "lm_head.", "score."))
-        ours = name if bare else f"transformer.{name}"
+        ours = ".".join(part for part in name.split(".") if part not in WRAPPERS)
+        if not ours.startswith(("transformer.", "lm_head.", "score.")):
+            ours = f"transformer.{ours}"
         if ours in stored:
             raise UserError(f"{origin} holds both {stored[ours]} and {name}, which are the same")
         stored[ours] = name

@@ -3,20 +3,24 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gptmill.card import ModelCard
 from gptmill.errors import UserError
 from gptmill.files import sha256_tree, state_root
-from gptmill.model.gpt2 import GPT2, GPT2Config, set_dropout
+from gptmill.model.config import GPT2Config
+from gptmill.model.gpt2 import GPT2, set_dropout
 from gptmill.params import Pretrain, Start
 from gptmill.tokenizer import Tokenizer, load_tokenizer
 from gptmill.weights.folder import load_language_model
 
 
 class Foundation(NamedTuple):
-    """A model to start from; `origin` tells exactly which bytes it is, for the provenance."""
+    """A model to start from; `origin` tells exactly which bytes it is, for the provenance.
+    `stop_tokens` end its continuations; without any, the tokenizer's end of text does."""
 
     model: GPT2
     tokenizer: Tokenizer
     origin: dict[str, str]
+    stop_tokens: list[int]
 
 
 def read_foundation(source: str, location: str, revision: str, context_length: int) -> Foundation:
@@ -40,7 +44,7 @@ def read_foundation(source: str, location: str, revision: str, context_length: i
 
         if not folder.is_dir():
             folder = download_openai(location, state_root() / "downloads" / "openai")
-        return Foundation(*load_openai(folder, context), {"sha256": sha256_tree(folder)})
+        return Foundation(*load_openai(folder, context), {"sha256": sha256_tree(folder)}, [])
     if source == "huggingface":
         from gptmill.weights.huggingface import download
 
@@ -48,7 +52,8 @@ def read_foundation(source: str, location: str, revision: str, context_length: i
         origin = {"repository": location, "commit": folder.name}
     else:
         origin = {"sha256": sha256_tree(folder)}
-    return Foundation(load_language_model(folder, context), load_tokenizer(folder), origin)
+    model, tokenizer = load_language_model(folder, context), load_tokenizer(folder)
+    return Foundation(model, tokenizer, origin, list(ModelCard.read(folder).stop_tokens))
 
 
 def starting_model(section: Pretrain, tokenizer: Tokenizer) -> tuple[GPT2, dict[str, Any]]:
@@ -64,8 +69,8 @@ def starting_model(section: Pretrain, tokenizer: Tokenizer) -> tuple[GPT2, dict[
     if start.source == "none":
         config = GPT2Config(tokenizer.vocabulary_size, **dict(section.model))
         return GPT2(config, section.initial_deviation, section.embedding_deviation), {}
-    model, own, origin = read_foundation(start.source, start.location, start.revision, 0)
-    if not _same_tokens(own, tokenizer):
+    model, own, origin, _ = read_foundation(start.source, start.location, start.revision, 0)
+    if type(own) is not type(tokenizer) or own.identity != tokenizer.identity:
         raise UserError(
             f"pretrain.foundation: {start.location} has another tokenizer than data/tokens: set "
             "tokenize.kind to foundation"
@@ -82,11 +87,3 @@ def starting_model(section: Pretrain, tokenizer: Tokenizer) -> tuple[GPT2, dict[
 def watched_folder(start: Start) -> dict[str, Path]:
     """The folder of a foundation by its name as an input, if it is one."""
     return {"foundation": Path(start.location)} if start.source == "folder" else {}
-
-
-def _same_tokens(one: Tokenizer, other: Tokenizer) -> bool:
-    """Whether every id stands for the same bytes."""
-    size = one.vocabulary_size
-    return size == other.vocabulary_size and all(
-        one.decode_bytes([id]) == other.decode_bytes([id]) for id in range(size)
-    )

@@ -7,20 +7,7 @@ offline mode (`HF_HUB_OFFLINE=1`). Only safetensors are asked for, never a pickl
 import re
 from pathlib import Path
 
-import httpx2  # what huggingface_hub speaks HTTP with
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-
-from gptmill.data.fetch import offline_from_environment
+from gptmill.data.hub import snapshot
 from gptmill.errors import UserError
 from gptmill.files import sha256
 from gptmill.weights.safetensors import INDEX, SINGLE
@@ -42,6 +29,9 @@ PATTERNS = [
     "tokenizer_config.json",
     "vocab.json",
     "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
     SINGLE,
     INDEX,
     "model-*-of-*.safetensors",
@@ -68,39 +58,9 @@ def download(repository: str, revision: str = "", cache: Path | None = None) -> 
             "model's provenance.json then records"
         )
     name = f"{repository} at revision {revision}"
-    try:
-        folder = snapshot_download(
-            repository,
-            revision=revision,
-            allow_patterns=PATTERNS,
-            cache_dir=cache,
-            local_files_only=offline_from_environment(),
-        )
-    except HFValidationError as error:
-        raise UserError(
-            f"'{repository}' is no repository's name, as OWNER/NAME is: {error}"
-        ) from None
-    except GatedRepoError:
-        raise UserError(f"{name}: the hub wants you to log in and accept its terms") from None
-    except RevisionNotFoundError:
-        raise UserError(f"{repository} has no revision {revision} at the hub") from None
-    except RepositoryNotFoundError:
-        raise UserError(f"the hub has no repository {repository}, or it is private") from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise UserError(_unreachable(name, error)) from None
-    except (HfHubHTTPError, EntryNotFoundError, httpx2.HTTPError, OSError) as error:
-        raise UserError(f"{name} could not be downloaded: {error}") from None
-    _verify(Path(folder), name)
-    return Path(folder)
-
-
-def _unreachable(name: str, error: Exception) -> str:
-    files = ", ".join(PATTERNS[:-1])
-    return (
-        f"{name} is not in the cache, and the hub was not reached ({error}). Run once with the "
-        "network, set HF_ENDPOINT to a mirror of the hub, or put what the repository has of "
-        f"{files} into a folder and use source: folder"
-    )
+    folder = snapshot(repository, revision, PATTERNS, "model", cache)
+    _verify(folder, name)
+    return folder
 
 
 def _verify(folder: Path, name: str) -> None:

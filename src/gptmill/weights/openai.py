@@ -5,6 +5,7 @@
 LayerNorm's `params["g"]`, `params["b"]`.
 """
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,8 @@ from tqdm import tqdm
 from gptmill.data.fetch import mirror_from_environment, offline_from_environment
 from gptmill.errors import UserError
 from gptmill.files import read_json, sha256
-from gptmill.model.gpt2 import GPT2, GPT2_SIZES, GPT2Config
+from gptmill.model.config import GPT2_SIZES, GPT2Config
+from gptmill.model.gpt2 import GPT2
 from gptmill.tokenizer import BytePairTokenizer, load_gpt2_files
 from gptmill.weights.assemble import assemble_language_model
 from gptmill.weights.tensorflow_bundle import TensorBundle
@@ -70,7 +72,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     settings = read_json(folder / "hparams.json")
     if not isinstance(settings, dict) or not isinstance(settings.get("n_layer"), int):
         raise UserError(f"{folder / 'hparams.json'} has no n_layer: not GPT-2's settings")
-    bundle = TensorBundle(folder / "model.ckpt")
+    bundle = TensorBundle(_checkpoint_prefix(folder))
     params: dict[str, Any] = {"blocks": [{} for _ in range(settings["n_layer"])]}
     for name in bundle.entries:
         path = name.removeprefix(SCOPE).split("/")
@@ -88,6 +90,25 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             target = target.setdefault(key, {})
         target[path[-1]] = _without_kernel_axis(bundle.array(name))
     return settings, params
+
+
+def _checkpoint_prefix(folder: Path) -> Path:
+    """OpenAI's `model.ckpt`, or what TensorFlow's own saver wrote: `model-N`, the last of them by
+    the file `checkpoint`."""
+    found = sorted(path.with_suffix("") for path in folder.glob("model*.index"))
+    if folder / "model.ckpt" in found or not found:
+        return folder / "model.ckpt"
+    if len(found) == 1:
+        return found[0]
+    path, names = folder / "checkpoint", ", ".join(prefix.name for prefix in found)
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    latest = re.search(r'^model_checkpoint_path: "(?:.*[/\\])?([^"/\\]+)"', text, re.MULTILINE)
+    if latest is None or folder / latest[1] not in found:
+        raise UserError(
+            f"{folder} has several checkpoints ({names}), and its file 'checkpoint' names none of "
+            "them: keep the files of one"
+        )
+    return folder / latest[1]
 
 
 def load_openai(folder: Path, context_length: int | None = None) -> tuple[GPT2, BytePairTokenizer]:

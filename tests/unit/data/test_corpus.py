@@ -8,18 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gptmill.data import corpus as module
-from gptmill.data.corpus import (
-    DROPPED,
-    SPLITS,
-    Document,
-    clean_gutenberg,
-    documents,
-    plan_splits,
-    split_documents,
-    write_documents,
-)
+from gptmill.data import cleaning
+from gptmill.data import duplicates as module
+from gptmill.data.cleaning import clean_gutenberg
+from gptmill.data.corpus import SPLITS, Document, documents, write_documents
 from gptmill.data.fetch import fetch
+from gptmill.data.splits import CUT, DROPPED, plan_splits, split_documents
 from gptmill.errors import UserError
 from tests.unit.data.test_fetch import MANIFESTS, MIRROR, needs_mirror
 
@@ -158,6 +152,31 @@ def test_other_texts_stay_as_they_are():
     assert clean_gutenberg(text) == text
 
 
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        ("  *** START OF THIS PROJECT GUTENBERG EBOOK TALES ***",
+         "  *** END OF THIS PROJECT GUTENBERG EBOOK TALES ***"),
+        ("*** START OF THIS PROJECT GUTENBERG EBOOK TALES", "End of Project Gutenberg's Tales"),
+        ("*** START OF THE PROJECT GUTENBERG EBOOK OF\nTALES AND MORE ***",
+         "*** END OF THE PROJECT GUTENBERG EBOOK OF TALES ***"),
+        ("*** START OF THE COPYRIGHTED PROJECT GUTENBERG EBOOK TALES ***",
+         "*** END OF THE COPYRIGHTED PROJECT GUTENBERG EBOOK TALES ***"),
+    ],
+)  # fmt: skip
+def test_forms_of_gutenbergs_markers(start: str, end: str) -> None:
+    book = f"{prose(1, 300)}\n\n* * *\n\n*** a row of stars ***\n\n{prose(2, 300)}"
+    text = f"The licence's head.\n\n{start}\n\n{book}\n\n{end}\n\nThe licence.\n"
+    assert clean_gutenberg(text) == book + "\n"
+
+
+def test_a_book_whose_markers_swallow_it_stays_whole(capsys: pytest.CaptureFixture) -> None:
+    mark = "*** START OF THIS PROJECT GUTENBERG EBOOK TALES ***"
+    text = f"{prose(1, 20000)}\n\n{mark}\n\nThe end.\n"
+    assert clean_gutenberg(text) == text
+    assert "left whole" in capsys.readouterr().out
+
+
 def test_a_broken_line_is_joined_only_where_the_break_was_forced():
     words = prose(0, 60).split()
     lines, line = [], ""
@@ -168,9 +187,9 @@ def test_a_broken_line_is_joined_only_where_the_break_was_forced():
         else:
             line = f"{line} {word}".strip()
     wrapped = "\n".join([*lines, line])
-    assert module._unwrap(wrapped) == " ".join(words)
+    assert cleaning._unwrap(wrapped) == " ".join(words)
     early = wrapped.replace(lines[1], lines[1][:30] + "\n" + lines[1][30:])
-    assert module._unwrap(early) == early
+    assert cleaning._unwrap(early) == early
 
 
 # --- Duplicates
@@ -202,12 +221,11 @@ def test_near_duplicates_are_dropped_and_named(tmp_path):
 def test_a_sampled_sketch_estimates_the_share(monkeypatch):
     whole, other = prose(1, 30000), prose(2, 30000)
     half = " ".join(whole.split()[:9000] + other.split()[:6000])
-    sketches = module._Sketches(limit=4000)
+    sketches = module.Sketches(limit=4000)
     for number, text in enumerate([whole, half]):
         sketches.add(number, text)
-    hashes, owners = sketches.arrays()
-    assert len(hashes) <= 4000 and sketches.modulus == 16
-    found = {o.document: o.share for o in module._overlaps(hashes, owners, 2)}
+    assert len(sketches.arrays()[0]) <= 4000 and sketches.modulus == 16
+    found = {o.document: o.share for o in module.overlaps(sketches, 2)}
     assert found[0] == 0
     assert found[1] == pytest.approx(0.6, abs=0.05)
 
@@ -276,8 +294,81 @@ def test_every_document_goes_to_one_split_whatever_the_others_are(tmp_path):
 
 def test_three_documents_fill_three_splits(tmp_path):
     folder = folder_of(tmp_path / "c", {name: prose(ord(name), 20) for name in "abc"})
-    plan = plan_of(folder, 0.01, 0.01)
+    plan = plan_of(folder, 0.3, 0.3)
     assert [len(ids(folder, plan, split)) for split in SPLITS] == [1, 1, 1]
+
+
+def test_one_book_and_three_notes_are_split_by_text(tmp_path):
+    """By documents, the book may be the test, and train on three notes."""
+    texts = {"book": prose(1, 9000), **{f"note{i}": prose(i + 2, 40) for i in range(3)}}
+    for seed in range(5):
+        plan = plan_of(folder_of(tmp_path / str(seed), texts), 0.1, 0.05, seed=seed)
+        assert plan.shares == pytest.approx((0.85, 0.1, 0.05), abs=0.01)
+        assert plan.splits[0] == CUT
+    parts = [
+        [d for d in split_documents(tmp_path / "4", plan, split) if d.id.startswith("book")]
+        for split in SPLITS
+    ]
+    assert "".join(part[0].text for part in parts) == texts["book"]
+    assert [part[0].ends for part in parts] == [False, False, True]
+
+
+def test_shares_of_the_text_are_met_whatever_the_lengths(tmp_path):
+    chance = random.Random(3)
+    texts = {f"{i:03d}": prose(i, int(chance.paretovariate(1.0) * 30)) for i in range(200)}
+    folder = folder_of(tmp_path / "c", texts)
+    for seed in range(5):
+        plan = plan_of(folder, 0.1, 0.1, seed=seed)
+        assert plan.shares == pytest.approx((0.8, 0.1, 0.1), abs=0.03)
+        written = [
+            sum(len(d.text) for d in split_documents(folder, plan, split)) for split in SPLITS
+        ]
+        assert [size / sum(written) for size in written] == pytest.approx(plan.shares, abs=1e-3)
+
+
+def test_documents_of_named_splits_stay_in_them(tmp_path):
+    lines = [
+        {"id": f"{split}{i}", "text": prose(100 * n + i, 30), "nats": None, "split": split}
+        for n, (split, count) in enumerate([("test", 3), ("train", 2), ("validation", 4)])
+        for i in range(count)
+    ]
+    lines.append(lines[0] | {"id": "copy", "split": "train"})  # also in the test
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "documents.jsonl").write_text(text)
+    plan = plan_of(tmp_path, 0.3, 0.3)
+    assert ids(tmp_path, plan, "train") == ["train0", "train1"]
+    assert len(ids(tmp_path, plan, "validation")) == 4
+    assert ids(tmp_path, plan, "test") == ["test0", "test1", "test2"]
+    assert [d["document"] for d in plan.dropped.duplicates] == ["copy"]
+
+
+def test_a_split_that_is_not_named_is_drawn_from_train(tmp_path):
+    lines = [
+        {"id": f"{i:02d}", "text": prose(i, 40), "nats": None,
+         "split": "test" if i < 10 else "train"}
+        for i in range(50)
+    ]  # fmt: skip
+    (tmp_path / "documents.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    plan = plan_of(tmp_path, 0.2, 0.2)
+    assert ids(tmp_path, plan, "test") == [f"{i:02d}" for i in range(10)]
+    assert len(ids(tmp_path, plan, "validation")) == 10  # 0.2 of 0.2 + 0.6, of 40
+
+
+def test_texts_that_differ_in_case_and_white_space_are_the_same(tmp_path):
+    texts = {"a": "One  two\n\nthree", "b": "one two three", "c": "four", "d": "five six"}
+    plan = plan_of(folder_of(tmp_path / "c", texts), 0.3, 0.3)
+    assert [d["document"] for d in plan.dropped.duplicates] == ["b"]
+
+
+def test_short_and_chinese_texts_are_compared_by_characters(tmp_path):
+    chance = random.Random(5)
+    signs = [chr(c) for c in range(0x4E00, 0x4E00 + 2000)]
+    poems = {f"{i:02d}": "".join(chance.choice(signs) for _ in range(56)) for i in range(30)}
+    poems["30"] = "又" + poems["07"][:40] + "，" + poems["07"][40:]
+    short = {"x": prose(1, 20), "y": prose(1, 20) + " end", "z": prose(2, 20)}
+    plan = plan_of(folder_of(tmp_path / "c", poems | short), 0.2, 0.2)
+    told = {d["document"]: d["of"] for d in plan.dropped.duplicates}
+    assert set(map(frozenset, told.items())) == {frozenset(("07", "30")), frozenset(("x", "y"))}
 
 
 def test_no_fraction_no_documents(tmp_path):

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptmill.data.corpus import plan_splits
 from gptmill.data.documents import DocumentExamples, collate_documents
+from gptmill.data.splits import plan_splits
 from gptmill.data.tokens import TokenSplit, write_tokens
 from gptmill.tokenizer import byte_pairs_from_merges
 

@@ -1,19 +1,29 @@
 """Downloads against a real server on loopback that fails as real servers do."""
 
+import contextlib
 import errno
+import gzip
 import hashlib
 import io
 import json
+import random
 import shutil
+import subprocess
+import sys
 import threading
+import time
+import tracemalloc
 import zipfile
+import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from gptmill.data import fetch as module
-from gptmill.data.fetch import destination_names, fetch, mirror_from_environment, read_manifest
+from gptmill.data import transfer
+from gptmill.data.fetch import fetch, mirror_from_environment
+from gptmill.data.manifest import Entry, destination_names, read_manifest
 from gptmill.errors import UserError
 
 MIRROR = Path(__file__).parents[4] / "shared" / "mirror"
@@ -30,6 +40,8 @@ class Server:
         self.files: dict[str, bytes] = {}
         self.faults: list[str] = []
         self.ranges = True
+        self.retry_after = "0"
+        self.sent = 0
         self.requests: list[tuple[str, str | None]] = []
 
     def start(self) -> None:
@@ -53,7 +65,7 @@ class Server:
         fault = self.faults.pop(0) if self.faults else ""
         body = self.files.get(handler.path)
         if fault.isdigit() or body is None:
-            self._send(handler, int(fault or 404), b"", {"Retry-After": "0"})
+            self._send(handler, int(fault or 404), b"", {"Retry-After": self.retry_after})
             return
         offset = int(asked.split("=")[1].rstrip("-")) if asked and self.ranges else 0
         told = {}
@@ -64,11 +76,39 @@ class Server:
         if offset >= len(body):
             self._send(handler, 416, b"", {"Content-Range": f"bytes */{len(body)}"})
             return
+        if fault.startswith("redirect to "):
+            self._send(handler, 302, b"", {"Location": fault.removeprefix("redirect to ")})
+            return
+        if fault in ("endless", "trickle", "bomb"):
+            getattr(self, f"_{fault}")(handler)
+            return
         status = 206 if told else 200
         if fault.endswith("without a length"):
             told["Content-Length"] = None
         keep = len(body) // 2 if fault.startswith("cut") else None
         self._send(handler, status, body[offset:], told, keep)
+
+    def _endless(self, handler: BaseHTTPRequestHandler) -> None:
+        """It tells a terabyte, and goes on until the client hangs up."""
+        self._send(handler, 200, b"", {"Content-Length": str(1 << 40)})
+        with contextlib.suppress(OSError):
+            while self.sent < 1 << 30:
+                handler.wfile.write(BODY)
+                self.sent += len(BODY)
+
+    def _trickle(self, handler: BaseHTTPRequestHandler) -> None:
+        """A byte now and then, so that no timeout between two bytes is met."""
+        self._send(handler, 200, b"", {"Content-Length": str(len(BODY))})
+        with contextlib.suppress(OSError):
+            for place in range(200):
+                handler.wfile.write(BODY[place : place + 1])
+                time.sleep(0.05)
+
+    def _bomb(self, handler: BaseHTTPRequestHandler) -> None:
+        """Compressed unasked: a gigabyte of zeros in a megabyte."""
+        packer = zlib.compressobj(9, wbits=31)
+        packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(1 << 10)) + packer.flush()
+        self._send(handler, 200, packed, {"Content-Encoding": "gzip"})
 
     @staticmethod
     def _send(handler, status: int, body: bytes, headers: dict, keep: int | None = None) -> None:
@@ -274,6 +314,145 @@ def test_too_little_room_is_told_before_the_download(server, tmp_path):
     assert not server.requests
 
 
+# --- Servers that mean harm, or are broken
+
+
+def test_an_endless_body_is_cut_at_the_manifests_size(server, tmp_path):
+    manifest = one(server, tmp_path)
+    server.faults = ["endless"]
+    with pytest.raises(UserError, match="expected SHA-256"):
+        run(manifest, tmp_path)
+    assert (tmp_path / "cache" / f"{sha(BODY)}.rejected").stat().st_size < 2 * len(BODY)
+    assert server.sent < 64 << 20  # what the sockets took on the way
+
+
+def test_an_endless_body_of_unknown_size_is_cut_too(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "LARGEST_FILE_BYTES", 4 << 20)
+    manifest = one(server, tmp_path, bytes=None)
+    server.faults = ["endless"]
+    with pytest.raises(UserError, match="more than 4,194,304 bytes came, without end"):
+        run(manifest, tmp_path)
+    assert server.sent < 64 << 20
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_compressed_answer_is_read_as_the_file(server, tmp_path):
+    manifest = one(server, tmp_path)
+    server.files["/a/book.txt"] = gzip.compress(BODY)
+    send = server._send
+    server._send = lambda handler, status, body, headers, keep=None: send(
+        handler, status, body, headers | {"Content-Encoding": "gzip"}, keep
+    )
+    assert run(manifest, tmp_path)[0].read_bytes() == BODY
+
+
+def test_a_compressed_bomb_fills_neither_memory_nor_disk(server, tmp_path):
+    manifest = one(server, tmp_path)
+    server.faults = ["bomb"]
+    tracemalloc.start()
+    with pytest.raises(UserError, match="expected SHA-256"):
+        run(manifest, tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 32 << 20
+    assert (tmp_path / "cache" / f"{sha(BODY)}.rejected").stat().st_size < 2 * len(BODY)
+
+
+def test_a_trickle_is_cut_and_tried_again(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "PACE_SECONDS", 0.3)
+    manifest = one(server, tmp_path)
+    server.faults = ["trickle"]
+    assert run(manifest, tmp_path)[0].read_bytes() == BODY
+    assert len(server.requests) == 2
+
+
+def test_a_trickle_that_stays_one_is_told(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "PACE_SECONDS", 0.1)
+    manifest = one(server, tmp_path)
+    server.faults = ["trickle"] * 5
+    with pytest.raises(UserError, match=r"less than 65,536 bytes came in .* s \(5 attempts"):
+        run(manifest, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "file:///etc/passwd", "gopher://127.0.0.1/", "http://[::1", "http://", "http://\u2025.x/",
+        "http://a..b/", "http:///x", "/a/book.txt", "//", "http://127.0.0.1:99999/",
+        f"http://{'x' * 70}.example/",
+    ],
+)  # fmt: skip
+def test_a_redirect_to_nowhere_is_told(server, tmp_path, address):
+    """The last one goes in a circle."""
+    manifest = one(server, tmp_path)
+    server.faults = [f"redirect to {address}"] * 200
+    with pytest.raises(UserError, match=f"{server.address}/a/book.txt: "):
+        run(manifest, tmp_path)
+
+
+@pytest.mark.parametrize("told", ["²", "-1", "1e9", "soon", "9" * 40, "Wed, 21 Oct 2015 07:28 GMT"])
+def test_a_strange_wait_is_none(server, tmp_path, told):
+    manifest = one(server, tmp_path)
+    server.retry_after = told.encode("utf-8").decode("latin-1")
+    server.faults = ["503"]
+    assert run(manifest, tmp_path)[0].read_bytes() == BODY
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_damaged_zip_of_the_mirror_gives_way_to_the_source(server, tmp_path, seed):
+    """Bytes changed, cut and repeated: never anything but the right file in the end."""
+    member = bytes(range(256)) * 40
+    packed = zipped({"readme": b"r" * 300, "in/messages": member})
+    manifest = zip_manifest(server, tmp_path, packed, member)
+    generator = random.Random(seed)
+    damaged = bytearray(packed)
+    for _ in range(generator.randrange(1, 6)):
+        place = generator.randrange(len(damaged))
+        damaged[place] = generator.randrange(256)
+    if seed % 3 == 0:
+        del damaged[generator.randrange(len(damaged)) :]
+    path = tmp_path / "mirror" / server.address.removeprefix("http://") / "sms.zip"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(damaged)
+    assert run(manifest, tmp_path, mirror=str(tmp_path / "mirror"))[0].read_bytes() == member
+
+
+def test_a_mirror_that_cannot_be_read_gives_way_to_the_source(server, tmp_path, monkeypatch):
+    manifest = one(server, tmp_path)
+    path = tmp_path / "mirror" / server.address.removeprefix("http://") / "a/book.txt"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    opened = Path.open
+
+    def refuse(self: Path, *arguments: object, **options: object) -> object:
+        if self == path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return opened(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert run(manifest, tmp_path, mirror=str(tmp_path / "mirror"))[0].read_bytes() == BODY
+
+
+def test_two_processes_fetch_one_file_once(server, tmp_path):
+    """They would write one `.partial` by turns, and one would find a wrong checksum."""
+    server.files["/a/book.txt"] = big = BODY * 16
+    manifest = write_manifest(tmp_path, entry(f"{server.address}/a/book.txt", big))
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom gptmill.data.fetch import fetch\n"
+        "manifest, out, cache = map(Path, sys.argv[1:])\nfetch(manifest, out, cache=cache)"
+    )
+    commands = [
+        [sys.executable, "-c", code, str(manifest), str(tmp_path / name), str(tmp_path / "cache")]
+        for name in ("one", "two", "three")
+    ]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE) for command in commands]
+    for process in processes:
+        assert process.wait() == 0, process.stderr.read()
+    for name in ("one", "two", "three"):
+        assert (tmp_path / name / "book.txt").read_bytes() == big
+    assert len(server.requests) == 1
+
+
 # --- Mirror, proxy, offline
 
 
@@ -360,7 +539,7 @@ def test_the_environment_names_mirror_and_offline(monkeypatch):
 
 
 def named(*urls: str) -> list[str]:
-    return destination_names([module.Entry(url, None, "0" * 64) for url in urls])
+    return destination_names([Entry(url, None, "0" * 64) for url in urls])
 
 
 def test_names_keep_the_folders_that_tell_files_apart():

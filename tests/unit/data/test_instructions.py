@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from gptmill.data.embedded import instructions
 from gptmill.data.fetch import fetch
 from gptmill.data.instructions import (
     SPLITS,
@@ -12,6 +11,7 @@ from gptmill.data.instructions import (
     read_instructions,
     write_embedded_instructions,
 )
+from gptmill.embedded import instructions
 from gptmill.errors import UserError
 from gptmill.files import sha256_tree
 from tests.unit.data.test_fetch import MANIFESTS, MIRROR, needs_mirror

@@ -9,9 +9,6 @@ import pytest
 
 from gptmill.data.corpus import documents
 from gptmill.data.python_functions import headers, is_whole_function, write_functions
-from gptmill.data.raw import make_raw
-from gptmill.errors import UserError
-from gptmill.params import Dataset
 from gptmill.tokenizer import train_byte_pairs
 
 FIRST = '''"""A module."""
@@ -133,18 +130,3 @@ def test_a_header_is_cut_where_the_tokenizer_cuts() -> None:
 )
 def test_what_counts_as_a_whole_function(body: str, whole: bool) -> None:
     assert is_whole_function('def f(a):\n    """Say a."""\n' + body) == whole
-
-
-def test_a_folder_of_texts_is_a_corpus(tmp_path: Path) -> None:
-    own = tmp_path / "own"
-    own.mkdir()
-    section = Dataset(source=str(own), count=1, seed=1)
-    (own / "README.md").write_text("not a text to train on")
-    with pytest.raises(UserError, match=r"own has no \*\.txt file"):
-        make_raw("corpus", section, tmp_path / "raw")
-    (own / "train.txt").write_text("One day.\n")
-    make_raw("corpus", section, tmp_path / "raw")
-    assert [path.name for path in (tmp_path / "raw").iterdir()] == ["train.txt"]
-    assert [document.text for document in documents(tmp_path / "raw")] == ["One day.\n"]
-    with pytest.raises(UserError, match=r"download\.spam\.source: .*own is a corpus"):
-        make_raw("spam", section, tmp_path / "raw")

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptmill.data import tokens as module
-from gptmill.data.corpus import SPLITS, plan_splits, split_documents
+from gptmill.data.corpus import SPLITS
+from gptmill.data.splits import plan_splits, split_documents
 from gptmill.data.tokens import TokenSplit, WindowSampler, sliding_windows, write_tokens
 from gptmill.errors import UserError
 from gptmill.files import sha256_tree

@@ -11,7 +11,8 @@ import torch
 from gptmill.engine.loop import FitConfig, fit
 from gptmill.engine.runtime import open_runtime
 from gptmill.engine.state import TrainState
-from gptmill.model.gpt2 import GPT2, GPT2Config
+from gptmill.model.config import GPT2Config
+from gptmill.model.gpt2 import GPT2
 from gptmill.tasks.language_model import LanguageModelTask
 from tests.unit.engine.test_training import new_state
 

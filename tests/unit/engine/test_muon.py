@@ -6,7 +6,8 @@ import torch
 from gptmill.engine import muon
 from gptmill.engine.muon import COEFFICIENTS, Muon, orthogonalized
 from gptmill.engine.optim import build_optimizer
-from gptmill.model.gpt2 import GPT2, GPT2Config
+from gptmill.model.config import GPT2Config
+from gptmill.model.gpt2 import GPT2
 from gptmill.params import load
 
 SHAPES = [(48, 16), (16, 16), (16, 64), (48, 16)]

@@ -16,10 +16,11 @@ from gptmill.engine.loop import FitConfig, fit
 from gptmill.engine.optim import build_optimizer, learning_rate
 from gptmill.engine.runtime import Runtime, open_runtime
 from gptmill.engine.state import TrainState
-from gptmill.engine.training import train
+from gptmill.engine.training import steps_of_epochs, train
 from gptmill.errors import UserError
-from gptmill.model.gpt2 import GPT2, GPT2Config
-from gptmill.params import Optimizer, Training
+from gptmill.model.config import GPT2Config
+from gptmill.model.gpt2 import GPT2
+from gptmill.params import Optimizer, Training, load
 from gptmill.tasks.instruct import Example, collate_instructions
 from gptmill.tasks.language_model import LanguageModelTask
 
@@ -97,7 +98,7 @@ def test_a_killed_run_resumes_to_the_bit(
     killed.optimizer.step = die
     with pytest.raises(Killed):
         run(killed, runtime, 10, checkpoints)
-    checkpoints._lock.close()
+    checkpoints._lock.release()
 
     torch.manual_seed(99)  # a new process knows nothing of the old generators
     resumed, checkpoints = new_state(muon=muon), Checkpoints("killed", "a")
@@ -164,6 +165,23 @@ def test_the_best_weights_are_kept_not_the_last(
         assert torch.equal(tensor, before[name])
 
 
+def test_accumulation_beyond_an_epoch_is_one_step() -> None:
+    """Seven batches an epoch: what does not fill a step still makes one, and more epochs more."""
+    batches = new_state().batches
+    assert batches.batches_per_epoch == 7
+    by_hand = {(1, 1): 7, (1, 2): 4, (1, 7): 1, (1, 100): 1, (3, 2): 11, (3, 100): 1}
+    for (epochs, accumulation), steps in by_hand.items():
+        assert steps_of_epochs(batches, epochs, accumulation) == steps
+
+
+def test_a_training_of_no_steps_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: Runtime
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    with pytest.raises(UserError, match="a training of 0 steps"):
+        run(new_state(), runtime, 0, Checkpoints("none", "a"))
+
+
 def test_a_diverged_loss_says_where(runtime: Runtime) -> None:
     state = new_state()
     nn.init.constant_(state.model.transformer.wte.weight, float("nan"))
@@ -203,6 +221,10 @@ def test_the_key_sees_parameters_and_inputs(tmp_path: Path) -> None:
     first = run_key([OPTIMIZER], [data])
     assert run_key([OPTIMIZER], [data]) == first
     assert run_key([OPTIMIZER.model_copy(update={"beta1": 0.8})], [data]) != first
+    pretrain = load().pretrain
+    measured = run_key([pretrain], [data])
+    assert run_key([pretrain.model_copy(update={"evaluation_stride": 3})], [data]) == measured
+    assert run_key([pretrain.model_copy(update={"steps": 3})], [data]) != measured
     data.write_text("1 2 4")
     assert run_key([OPTIMIZER], [data]) != first
 

@@ -10,7 +10,8 @@ from gptmill.errors import UserError
 from gptmill.generate.loop import Completion, generate, left_padded, stream
 from gptmill.generate.sampling import SamplingOptions
 from gptmill.generate.torch_decoder import TorchDecoder
-from gptmill.model.gpt2 import GPT2, GPT2Config
+from gptmill.model.config import GPT2Config
+from gptmill.model.gpt2 import GPT2
 from gptmill.tokenizer import BytePairTokenizer, byte_pairs_from_merges
 
 CONTEXT = 24

@@ -9,7 +9,13 @@ import pytest
 from gptmill import params
 from gptmill.cli import build_parser
 from gptmill.errors import UserError
-from gptmill.generate.sampling import Sampler, SamplingOptions, distribution
+from gptmill.generate.sampling import (
+    Sampler,
+    SamplingOptions,
+    SequenceSampler,
+    distribution,
+    next_tokens,
+)
 
 # Probabilities of five tokens, deliberately out of order.
 PROBABILITIES = np.array([0.1, 0.4, 0.05, 0.25, 0.2])
@@ -44,7 +50,7 @@ def test_filters_by_hand(options: dict[str, float], expected: dict[int, float]) 
 def test_temperature_raises_probabilities_to_its_inverse() -> None:
     squared = PROBABILITIES**2 / (PROBABILITIES**2).sum()
     assert kept(temperature=0.5) == pytest.approx(dict(enumerate(squared)), rel=1e-5)
-    assert kept(temperature=1e-30) == {1: 1.0} | {i: 0.0 for i in (0, 2, 3, 4)}
+    assert kept(temperature=1e-30) == {1: 1.0}
 
 
 def test_the_repetition_penalty_lowers_either_sign() -> None:
@@ -99,6 +105,27 @@ def test_a_sequence_draws_the_same_in_any_batch() -> None:
     assert len({tuple(column) for column in run([0, 1, 2, 3]).T}) == 4
     other = Sampler(SamplingOptions(temperature=1.0, seed=4), [[]] * 4)
     assert not (np.array([other.next_tokens(step) for step in logits]) == batch).all(axis=0).any()
+
+
+def test_rows_of_unlike_options_choose_what_each_chooses_alone() -> None:
+    """The server's batch: every row has options of its own, and some are greedy."""
+    options = [
+        SamplingOptions(temperature=temperature, top_k=k, top_p=p, min_p=m, repetition_penalty=r)
+        for temperature, k, p, m, r in (
+            (0.0, 0, 1.0, 0.0, 1.0), (1.0, 0, 1.0, 0.0, 1.0), (0.8, 40, 0.9, 0.0, 1.0),
+            (1.5, 3, 1.0, 0.0, 1.2), (2.0, 0, 0.5, 0.0, 1.0), (1.0, 0, 1.0, 0.2, 1.0),
+            (0.0, 5, 0.5, 0.0, 3.0), (1.0, 999, 0.0, 0.0, 1.0), (0.7, 7, 0.99, 0.1, 1.0),
+        )
+    ]  # fmt: skip
+    logits = np.random.default_rng(1).normal(size=(30, len(options), 200), scale=3)
+    logits = np.round(logits, 1).astype(np.float32)  # with many ties
+    together = [SequenceSampler(option, [1, 2, 3]) for option in options]
+    batch = np.array([next_tokens(step, together) for step in logits])
+    for row, option in enumerate(options):
+        alone = [SequenceSampler(option, [1, 2, 3])]
+        tokens = [int(next_tokens(step[row : row + 1], alone)[0]) for step in logits]
+        assert tokens == batch[:, row].tolist(), option
+    assert len({tuple(column) for column in batch.T}) == len(options)
 
 
 def test_keeping_rows_keeps_their_streams() -> None:

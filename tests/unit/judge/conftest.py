@@ -179,6 +179,7 @@ def parameters(ollama: OllamaDouble) -> Judge:
         retries=2,
         requests_in_flight=4,
         minimum_coverage=0.9,
+        on_failed_controls="warn",
         bootstrap_samples=500,
         rubric="graded",
         control_samples=20,

@@ -143,6 +143,23 @@ def test_controls_catch_a_judge_that_does_not_read(
     assert metrics["controls/passed"] is False
 
 
+def test_the_verdict_on_the_judge_is_printed(ollama, parameters, responses, tmp_path, capsys):
+    judge(responses, parameters, state=tmp_path)
+    assert "the judge passed its controls: references 100 (at least 90)" in capsys.readouterr().err
+    ollama.score = lambda parts: 100
+    judge(responses, parameters, state=tmp_path / "other")
+    told = capsys.readouterr().err
+    assert "the judge FAILED its controls" in told and "shuffled 100 (at most 20)" in told
+
+
+def test_failed_controls_may_end_the_stage(ollama, parameters, responses, tmp_path):
+    strict = _change(parameters, on_failed_controls="fail")
+    judge(responses, strict, state=tmp_path)
+    ollama.score = lambda parts: 100
+    with pytest.raises(UserError, match=r"FAILED its controls.*judge\.on_failed_controls"):
+        judge(responses, strict, state=tmp_path / "other")
+
+
 def test_repeated_questions_reach_the_server(ollama, parameters, responses, tmp_path):
     calls = iter(range(10_000))
     ollama.score = lambda parts: 91 + 9 * (next(calls) % 2)

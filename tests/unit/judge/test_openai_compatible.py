@@ -52,6 +52,10 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.server.fault
         if fault in ("500", "400", "404", "401"):
             return self._send(int(fault), json.dumps({"error": {"message": "no"}}))
+        if fault == "llama-cpp-python":  # its `type` is one of two words, and pydantic's 422
+            form = body.get("response_format", {"type": "text"})
+            if form["type"] not in ("text", "json_object"):
+                return self._send(422, json.dumps({"error": {"message": "literal_error"}}))
         if fault == "slow":
             time.sleep(conftest.SLOW_SECONDS)
         if fault == "garbage":
@@ -112,6 +116,16 @@ def test_the_request(server):
     assert server.keys == ["Bearer secret"]
     _open(server).ask(Prompt("", PROMPT.user, None), seed=7)
     assert "response_format" not in server.chats[1] and server.keys[1] is None
+
+
+def test_llama_cpp_pythons_form_of_a_schema_is_found_once(server):
+    server.fault = "llama-cpp-python"
+    client = _open(server)
+    assert client.ask(PROMPT, seed=1).text == '{"score": 100}'
+    client.ask(PROMPT, seed=2)
+    forms = [body["response_format"]["type"] for body in server.chats]
+    assert forms == ["json_schema", "json_object", "json_object"]
+    assert server.chats[-1]["response_format"]["schema"] == PROMPT.schema
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from gptmill.model.classifier import GPT2Classifier
-from gptmill.model.gpt2 import GPT2, GPT2_SIZES, GPT2Config, count_parameters, gpt2_config
+from gptmill.model.config import GPT2_SIZES, GPT2Config, gpt2_config
+from gptmill.model.gpt2 import GPT2, count_parameters
 
 CONFIG = GPT2Config(vocabulary_size=97, context_length=32, layers=3, heads=4, width=32)
 OPTIONS = [

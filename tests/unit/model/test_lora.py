@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from gptmill.model.classifier import GPT2Classifier
-from gptmill.model.gpt2 import GPT2Config
+from gptmill.model.config import GPT2Config
 from gptmill.model.lora import LowRankLinear, add_low_rank, merge_low_rank
 
 CONFIG = GPT2Config(vocabulary_size=40, context_length=16, layers=2, heads=2, width=16)

@@ -9,9 +9,11 @@ import pytest
 
 from gptmill.errors import UserError
 from gptmill.generate.sampling import SamplingOptions
-from gptmill.onnx.session import Generator, OnnxDecoder, open_session
-from gptmill.serve.engine import Busy, Engine, Finished, Overdue, Piece, Request, score
+from gptmill.runtime.session import Generator, OnnxDecoder, open_session
+from gptmill.serve import engine as engines
+from gptmill.serve.engine import Busy, Engine, Finished, Overdue, Piece, Request
 from gptmill.serve.metrics import Meter, Metrics
+from gptmill.serve.scores import score
 from tests.unit.serve.conftest import CONTEXT, eventually
 
 PROMPTS = ["the cat", "the dog ran over the hill and the cat sat", "a", "mat", "on the hill " * 5]
@@ -40,10 +42,10 @@ class Poisoned(OnnxDecoder):
             raise RuntimeError("every step fails")
         return super().step(ids)
 
-    def _run(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    def _run(self, ids: np.ndarray, positions: np.ndarray, *, every: bool) -> np.ndarray:
         if (ids == type(self).poison).any():
             raise RuntimeError("poison")
-        return super()._run(ids, positions)
+        return super()._run(ids, positions, every=every)
 
 
 @pytest.fixture
@@ -123,6 +125,43 @@ def test_a_prompt_longer_than_the_context_is_seen_from_its_end(start_engine, gen
     assert finished.prompt_tokens == CONTEXT < len(ids)
 
 
+def test_a_long_prompt_is_read_between_the_steps_of_others(start_engine, generator, monkeypatch):
+    monkeypatch.setattr(engines, "PIECE_TOKENS", 8)
+    engine = start_engine()
+    done = []
+    step, extend = engine._decoder.step, engine._entrance.extend
+    monkeypatch.setattr(engine._decoder, "step", lambda ids: done.append("step") or step(ids))
+    monkeypatch.setattr(engine._entrance, "extend", lambda ids: done.append(ids) or extend(ids))
+    ids = generator.tokenizer.encode("the cat sat on the mat " * 40)[:80]
+    first = Listener(engine, [1, 2], SamplingOptions(max_new_tokens=60))
+    shown = first.events.get(timeout=20).text  # it runs
+    options = SamplingOptions(max_new_tokens=5, temperature=2.0, seed=3)
+    second = Listener(engine, ids, options)
+    assert second.result()[0] == generator.generate([ids], options)[0].text
+    alone = generator.generate([[1, 2]], SamplingOptions(max_new_tokens=60))[0]
+    assert shown + first.result()[0] == alone.text
+    pieces = [at for at, what in enumerate(done) if not isinstance(what, str)][1:]
+    assert len(pieces) == 10 and np.diff(pieces).tolist() == [2] * 9
+
+
+def test_a_failed_step_amid_a_prefill_ends_nobody(start_engine, generator, monkeypatch):
+    monkeypatch.setattr(engines, "PIECE_TOKENS", 8)
+    engine = start_engine()
+    extend, pieces = engine._entrance.extend, []
+
+    def fail_after_the_third(ids):
+        pieces.append(ids)
+        engine._decoder.broken = len(pieces) == 4  # the first is the running one's own prompt
+        return extend(ids)
+
+    monkeypatch.setattr(engine._entrance, "extend", fail_after_the_third)
+    ids = generator.tokenizer.encode("the cat sat on the mat " * 40)[:80]
+    options = SamplingOptions(max_new_tokens=40)
+    asked = [(prompt, Listener(engine, prompt, options)) for prompt in ([1, 2], ids)]
+    for prompt, listener in asked:
+        assert listener.result()[0] == generator.generate([prompt], options)[0].text
+
+
 def test_a_full_queue_refuses_and_takes_again(start_engine):
     engine = start_engine(max_batch=2, max_queue=1)
     engine._decoder.gate.clear()
@@ -133,6 +172,34 @@ def test_a_full_queue_refuses_and_takes_again(start_engine):
     engine._decoder.gate.set()
     eventually(lambda: len(engine._live) == 2)
     assert Listener(engine, [3], SamplingOptions(max_new_tokens=2))
+
+
+def test_a_client_leaves_places_to_others(start_engine):
+    engine = start_engine(max_batch=1, max_queue=4)
+    engine._decoder.gate.clear()
+    endless = SamplingOptions(max_new_tokens=10**6)
+    greedy = [Listener(engine, [1, 2], endless, client="greedy") for _ in range(4)]
+    with pytest.raises(Busy, match="4 requests of one client"):
+        Listener(engine, [1], endless, client="greedy")
+    modest = Listener(engine, [3], SamplingOptions(max_new_tokens=2), client="modest")
+    engine._decoder.gate.set()
+    assert isinstance(greedy[0].events.get(timeout=20), Piece)
+    greedy[0].request.cancelled = True
+    assert modest.result()  # before the three that came earlier
+    assert all(listener.events.empty() for listener in greedy[2:])
+
+
+def test_draining_ends_what_waits_and_lets_the_rest_go_on(start_engine):
+    engine = start_engine(max_batch=1)
+    running = Listener(engine, [1, 2], SamplingOptions(max_new_tokens=30))
+    assert isinstance(running.events.get(timeout=20), Piece)
+    waiting = Listener(engine, [1], SamplingOptions())
+    engine.drain()
+    with pytest.raises(Busy, match="shutting down"):
+        waiting.result()
+    with pytest.raises(Busy, match="shutting down"):
+        Listener(engine, [1], SamplingOptions())
+    assert running.result()
 
 
 def test_a_cancelled_request_frees_its_slot_at_once(start_engine):
@@ -241,7 +308,7 @@ def test_closing_ends_every_request(start_engine):
 
 def test_a_damaged_models_logits_end_the_request(start_engine, monkeypatch):
     engine = start_engine()
-    monkeypatch.setattr(engine._entrance, "prefill", lambda ids, mask: np.full((1, 280), np.nan))
+    monkeypatch.setattr(engine._entrance, "extend", lambda ids: np.full((1, 1, 280), np.nan))
     with pytest.raises(UserError, match="not finite"):
         Listener(engine, [1], SamplingOptions()).result()
 

@@ -8,8 +8,8 @@ from safetensors.numpy import load_file
 
 from gptmill.files import sha256_tree
 from gptmill.generate.sampling import SamplingOptions
-from gptmill.onnx.session import Generator
 from gptmill.prompt import format_prompt
+from gptmill.runtime.session import Generator
 from gptmill.serve.catalogue import Catalogue
 from gptmill.tokenizer import load_tokenizer
 from tests.unit.serve.conftest import CONTEXT, HTTP, alone
@@ -198,7 +198,12 @@ def test_a_schema_that_cannot_be_kept_is_refused(schema, client):
 
 def test_what_is_there(client, models):
     listed = {model.model: model for model in client.list().models}
-    assert list(listed) == ["classifier:latest", "instructions:latest", "text:latest"]
+    assert list(listed) == [
+        "classifier:latest",
+        "instructions:latest",
+        "long:latest",
+        "text:latest",
+    ]
     assert listed["text:latest"].digest == sha256_tree(models / "text")
     assert listed["text:latest"].size == (models / "text" / "model.onnx").stat().st_size
     assert listed["text:latest"].details.quantization_level == "F32"
@@ -214,8 +219,7 @@ def test_what_is_there(client, models):
 def test_the_parameters_are_counted(models):
     for card in Catalogue(models):
         stored = load_file(models.parent / card.name / "model.safetensors")
-        total = sum(values.size for name, values in stored.items() if "score" not in name)
-        assert card.parameters == total
+        assert card.parameters == sum(values.size for values in stored.values())
 
 
 def test_an_empty_prompt_loads_the_model(client):

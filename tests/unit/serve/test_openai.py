@@ -2,11 +2,12 @@
 
 import json
 
+import numpy as np
 import openai
 import pytest
 
 from gptmill.prompt import format_prompt
-from tests.unit.serve.conftest import HTTP, alone
+from tests.unit.serve.conftest import HTTP, alone, generator
 
 TWELVE = {"temperature": 0, "max_tokens": 12}
 
@@ -138,7 +139,7 @@ def test_a_response_format(client):
 
 
 def test_models(client):
-    assert [model.id for model in client.models.list()] == ["instructions", "text"]
+    assert [model.id for model in client.models.list()] == ["instructions", "long", "text"]
     assert client.models.retrieve("text").id == "text"
 
 
@@ -148,8 +149,10 @@ def test_models(client):
         ({"model": "absent"}, openai.NotFoundError, "model 'absent' not found"),
         ({"model": "text"}, openai.BadRequestError, "was not trained to chat"),
         ({"model": "classifier"}, openai.BadRequestError, "is a classifier"),
-        ({"n": 2}, openai.BadRequestError, "n is not supported here, except as 1"),
-        ({"presence_penalty": 1}, openai.BadRequestError, "presence_penalty is not supported"),
+        ({"tools": [{}]}, openai.BadRequestError, "tools is not supported here"),
+        ({"presence_penalty": 3}, openai.BadRequestError, "presence_penalty: Input should be less"),
+        ({"logit_bias": {"9999": 1}}, openai.BadRequestError, "token ids that this model has not"),
+        ({"logit_bias": {"1": 101}}, openai.BadRequestError, "logit_bias.1: Input should be less"),
         ({"temperature": -1}, openai.BadRequestError, "temperature is -1"),
         ({"max_tokens": 0}, openai.BadRequestError, "max_tokens"),
         ({"messages": []}, openai.BadRequestError, "messages"),
@@ -166,6 +169,48 @@ def test_what_is_refused_says_why_in_openais_shape(changes, error, message, clie
     with pytest.raises(error, match=message) as raised:
         client.chat.completions.create(**ask)
     assert raised.value.body["type"] == "invalid_request_error"
+
+
+def test_a_bias_forbids_and_forces(client, models):
+    ask = {"model": "text", "prompt": "the cat", **TWELVE}
+    first = alone(models, "text", "the cat").ids[0]
+    without = client.completions.create(logit_bias={str(first): -100}, logprobs=0, **ask)
+    assert without.choices[0].logprobs.tokens[0] != alone(models, "text", "the cat").text[:1]
+    forced = client.completions.create(logit_bias={"65": 100}, **ask)
+    (letter,) = set(forced.choices[0].text)
+    assert forced.choices[0].text == letter * 12
+
+
+def test_penalties_are_openais_formula(client, models):
+    """Greedy, against the same loop by hand over the decoder's own logits."""
+    text = generator(models / "text")
+    prompt = text.tokenizer.encode("the cat")
+    ids: list[int] = []
+    for _ in range(12):
+        window = np.array([[*prompt, *ids]])
+        logits = text.decoder.prefill(window, np.ones_like(window))[0].copy()
+        for id in set(ids):
+            logits[id] -= ids.count(id) * 1.5 + 0.7
+        ids.append(int(logits.argmax()))
+    answer = client.completions.create(
+        model="text", prompt="the cat", frequency_penalty=1.5, presence_penalty=0.7, **TWELVE
+    )
+    assert answer.choices[0].text == text.tokenizer.decode(ids)
+    assert answer.choices[0].text != alone(models, "text", "the cat").text
+
+
+def test_an_answer_ends_no_sooner_than_it_may(client, models):
+    """The bias ends it as soon as it may."""
+    end = generator(models / "text").tokenizer.end_of_text
+    ask = {"model": "text", "prompt": "the", "max_tokens": 40, "logit_bias": {str(end): 100}}
+    for more, count in [({}, 0), ({"min_tokens": 20}, 20), ({"ignore_eos": True}, 40)]:
+        answer = client.completions.create(**ask, extra_body=more)
+        assert answer.usage.completion_tokens == count
+    with pytest.raises(openai.BadRequestError, match="ends where its JSON does"):
+        client.chat.completions.create(
+            model="instructions", messages=ON, response_format={"type": "json_object"},
+            extra_body={"ignore_eos": True},
+        )  # fmt: skip
 
 
 def test_what_changes_nothing_is_taken(client):

@@ -14,9 +14,9 @@ import pytest
 
 from gptmill.cli import main
 from gptmill.errors import UserError
-from gptmill.onnx.session import Classifier
-from gptmill.serve import run
+from gptmill.runtime.session import Classifier
 from gptmill.serve.app import MAX_BODY
+from gptmill.serve.engine import Engine
 from gptmill.serve.run import listen
 from gptmill.serve.service import Limits, Service
 from tests.unit.serve.conftest import HTTP, Running, alone, eventually
@@ -106,14 +106,27 @@ def test_a_full_queue_is_503_and_says_when_to_come_again(start):
         assert HTTP.post(f"{running.address}/api/generate", json=body).json()["eval_count"] == 2
 
 
-def test_time_is_over(start):
-    with start(max_tokens=10**6, timeout=0.3) as running:
+@pytest.fixture
+def slow(monkeypatch):
+    """Steps of 30 ms, so that an answer takes as long as one of a large model."""
+    step = Engine._step
+
+    def delayed(engine: Engine) -> None:
+        time.sleep(0.03)
+        step(engine)
+
+    monkeypatch.setattr(Engine, "_step", delayed)
+
+
+def test_time_is_over(start, slow):
+    with start(max_tokens=10**6, timeout=0.6) as running:
         late = HTTP.post(f"{running.address}/api/generate", json=ENDLESS | {"stream": False})
         assert late.status_code == 504 and "took longer" in late.json()["error"]
         with endless_chunks(running.address) as answer:
             lines = [json.loads(line) for line in answer.iter_lines()]
         assert len(lines) > 2 and "took longer" in lines[-1]["error"]
         body = {"model": "text", "prompt": "the cat", "temperature": 0, "stream": True}
+        body["max_tokens"] = 80
         with HTTP.stream("POST", f"{running.address}/v1/completions", json=body) as answer:
             events = [line for line in answer.iter_lines() if line]
         error = json.loads(events[-1].removeprefix("data: "))["error"]
@@ -175,7 +188,7 @@ def test_a_request_that_fails_harms_no_other(running, post, models, monkeypatch)
         def mask(self, logits):
             raise RuntimeError("broken")
 
-    monkeypatch.setattr(model, "constraint", lambda schema: Broken())
+    monkeypatch.setattr(model, "constraint", lambda schema, deadline: Broken())
     with endless_chunks(running.address) as answer:
         lines = answer.iter_lines()
         next(lines)
@@ -197,7 +210,8 @@ def test_a_request_that_fails_harms_no_other(running, post, models, monkeypatch)
         {"host": ""},
         {"origin": "https://evil.example"},
         {"origin": "null"},
-        {"origin": "http://127.0.0.1:1"},  # another port is another origin
+        {"origin": "https://127.0.0.1.evil.example"},
+        {"origin": "ftp://localhost"},
     ],
     ids=str,
 )
@@ -253,7 +267,7 @@ def test_what_classify_refuses(body, status, message, post):
 
 def test_health_names_the_models(running):
     health = HTTP.get(f"{running.address}/health").json()
-    assert health == {"status": "ok", "models": ["classifier", "instructions", "text"]}
+    assert health == {"status": "ok", "models": ["classifier", "instructions", "long", "text"]}
 
 
 def test_metrics_count_what_happened(start):
@@ -290,7 +304,7 @@ def test_models_are_opened_when_first_asked_and_once(start):
         with ThreadPoolExecutor(4) as pool:
             ask = lambda _: HTTP.post(f"{running.address}/api/generate", json=body)  # noqa: E731
             assert {answer.status_code for answer in pool.map(ask, range(4))} == {200}
-        assert [card.name for card in running.service.opened()] == ["text"]
+        assert [card.name for card, _ in running.service.opened()] == ["text"]
         assert engines() == before + 1
 
 
@@ -317,16 +331,32 @@ def test_a_damaged_model_fails_alone(models, tmp_path):
         running.stop()
 
 
-def test_stopping_ends_what_runs(start, monkeypatch):
-    monkeypatch.setattr(run, "SHUTDOWN_SECONDS", 0.2)
-    began = time.monotonic()
-    with start(max_tokens=10**6) as running, endless_chunks(running.address) as answer:
+def test_stopping_drains(start, slow):
+    """Who waits is refused at once, who runs has the time that was set, and is told then."""
+    limits = {"max_tokens": 10**6, "max_batch": 1, "drain": 1.0}
+    with start(**limits) as running, endless_chunks(running.address) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(HTTP.post, f"{running.address}/api/generate", json=ENDLESS)
+            eventually(lambda: live(running) == 2)
+            began = time.monotonic()
+            running._server.should_exit = True
+            refused = waiting.result()
+        assert refused.status_code == 503 and refused.headers["retry-after"]
+        assert "shutting down" in refused.json()["error"]
+        assert time.monotonic() - began < 0.9
+        last = list(lines)[-1]
+        assert "shutting down" in json.loads(last)["error"]
+        assert 0.8 < time.monotonic() - began < 20
+
+
+def test_stopping_waits_for_who_ends_in_time(start, slow):
+    with start(max_tokens=25) as running, endless_chunks(running.address) as answer:
         lines = answer.iter_lines()
         next(lines)
         running._server.should_exit = True
-        with pytest.raises(httpx.HTTPError):
-            list(lines)
-    assert time.monotonic() - began < 30
+        assert json.loads(list(lines)[-1])["done_reason"] == "length"
 
 
 def test_nothing_to_serve(tmp_path):
@@ -342,9 +372,16 @@ def test_a_port_that_is_taken_is_named(running):
         listen("127.0.0.1", port)
 
 
-def test_limits_of_the_command_line(capsys, models):
-    with pytest.raises(SystemExit, match="--max-batch must be above 0"):
-        main(["serve", "--models", str(models), "--max-batch", "0"])
+def test_what_the_command_line_refuses(models, monkeypatch):
+    monkeypatch.delenv("GPTMILL_API_KEY", raising=False)
+    for name, value in [
+        ("--max-batch", "0"), ("--timeout", "nan"), ("--timeout", "inf"), ("--max-queue", "-1"),
+        ("--port", "99999"), ("--port", "-1"), ("--threads", "0"), ("--drain", "-1"),
+        ("--api-key-file", "/nowhere"), ("--allowed-hosts", "https://a.example"),
+        ("--allowed-origins", "a.example"), ("--host", "0.0.0.0"),
+    ]:  # fmt: skip
+        with pytest.raises(SystemExit, match=f"{name}[: ]"):
+            main(["serve", "--models", str(models), "--threads", "1", name, value])
 
 
 CLEAN = """
@@ -371,7 +408,7 @@ def test_the_command_serves_without_pytorch(models):
     try:
         line = process.stdout.readline()
         address = re.match(r"http://127\.0\.0\.1:\d+", line)[0]
-        assert "classifier, instructions, text" in line
+        assert "classifier, instructions, long, text" in line
         client = ollama.Client(address)
         options = {"temperature": 0, "num_predict": 12}
         answer = client.generate("text", "the cat", options=options, format="json")
@@ -381,7 +418,7 @@ def test_the_command_serves_without_pytorch(models):
         assert HTTP.post(f"{address}/classify", json={"text": "a"}).status_code == 200
     finally:
         process.terminate()
-        assert process.wait(timeout=20) in (0, -15), process.stderr.read()
+        assert process.wait(timeout=20) == 143, process.stderr.read()
 
 
 def test_without_its_extra_the_command_says_what_to_install(models):

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gptmill.model.gpt2 import GPT2, GPT2Config
+from gptmill.model.config import GPT2Config
+from gptmill.model.gpt2 import GPT2
 from gptmill.study.attention import block_inputs, head_weights, heads, influence, ladder, reach
 
 CONFIG = GPT2Config(vocabulary_size=31, context_length=16, layers=5, heads=2, width=16)

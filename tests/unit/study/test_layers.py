@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from gptmill.model.gpt2 import GPT2, Block, FeedForward, GPT2Config
+from gptmill.model.config import GPT2Config
+from gptmill.model.gpt2 import GPT2, Block, FeedForward
 from gptmill.study import layers
 
 CONFIG = GPT2Config(vocabulary_size=5, context_length=8, layers=1, heads=2, width=16)

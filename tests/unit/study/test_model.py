@@ -7,7 +7,8 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from gptmill.model.gpt2 import GPT2, GPT2Config, gpt2_config
+from gptmill.model.config import GPT2Config, gpt2_config
+from gptmill.model.gpt2 import GPT2
 from gptmill.study.decoding import DRAWS, decoding
 from gptmill.study.embeddings import embeddings, neighbour_similarity, principal_components
 from gptmill.study.loss import cross_entropy, target_probabilities

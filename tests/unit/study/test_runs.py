@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from gptmill.data.embedded.stories import stories
-from gptmill.model.gpt2 import GPT2, GPT2Config
+from gptmill.embedded.stories import stories
+from gptmill.model.config import GPT2Config
+from gptmill.model.gpt2 import GPT2
 from gptmill.study.curves import four_runs, loss_curves, setups
 from gptmill.study.objectives import both_sides, objectives
 from gptmill.study.small import small_text

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from gptmill.data.corpus import plan_splits, write_documents
-from gptmill.data.embedded.stories import stories
+from gptmill.data.corpus import write_documents
+from gptmill.data.splits import plan_splits
 from gptmill.data.tokens import TokenSplit, write_tokens
-from gptmill.model.gpt2 import GPT2, GPT2Config
+from gptmill.embedded.stories import stories
+from gptmill.model.config import GPT2Config
+from gptmill.model.gpt2 import GPT2
 from gptmill.params import Study
 from gptmill.study import Subject, study
 from gptmill.study.finding import Finding, small

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from gptmill.model.gpt2 import GPT2, GPT2Config
+from gptmill.model.config import GPT2Config
+from gptmill.model.gpt2 import GPT2
 from gptmill.study.small import CPU
 from gptmill.study.text import NEW_WORD, split_keeping_spaces, tokenizers, windows
 from gptmill.tokenizer import UNKNOWN, train_vocabulary

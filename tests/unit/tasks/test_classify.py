@@ -13,18 +13,17 @@ from gptmill.model.classifier import (
     random_language_model,
     with_classification_head,
 )
-from gptmill.model.gpt2 import GPT2, GPT2Config
+from gptmill.model.config import GPT2Config
+from gptmill.model.gpt2 import GPT2
 from gptmill.params import LowRank, Optimizer
+from gptmill.reading import LongTexts, softmax
 from gptmill.tasks.classify import (
     ClassificationData,
     ClassificationTask,
     choose_trainable,
-    classification_metrics,
     collate_labelled,
     mean_loss,
     predict,
-    probabilities,
-    tfidf_baseline,
 )
 from gptmill.tokenizer import train_vocabulary
 
@@ -111,16 +110,26 @@ def test_predictions_keep_their_order_and_ignore_padding() -> None:
 def spam(tmp_path: Path) -> Path:
     """Three splits of few messages."""
     texts = ["win cash now", "see you", "a free prize for you today", "home"]
-    rows = "".join(f"{i % 2},{text}\n" for i, text in enumerate(texts))
+    (tmp_path / "labels.json").write_text('["ham", "spam"]')
+    rows = "".join(f"{('ham', 'spam')[i % 2]},{text}\n" for i, text in enumerate(texts))
     for split in ("train", "validation", "test"):
         (tmp_path / f"{split}.csv").write_text(f"label,text\n{rows}")
     return tmp_path
 
 
-def read(spam: Path, readout: str, maximum_length: int = 0) -> tuple[ClassificationData, list]:
+def read(
+    spam: Path, readout: str, maximum_length: int = 0, long_texts: LongTexts = "head"
+) -> tuple[ClassificationData, list]:
     """The data of a read-out, and each training text's whole ids."""
     tokenizer = train_vocabulary(["abcdefghijklmnopqrstuvwxyz "], "character", 40)
-    data = ClassificationData(spam, tokenizer, maximum_length, CONFIG.context_length, readout)
+    data = ClassificationData(
+        spam,
+        tokenizer,
+        maximum_length=maximum_length,
+        context_length=CONFIG.context_length,
+        readout=readout,
+        long_texts=long_texts,
+    )
     return data, [tokenizer.encode(text)[: CONFIG.context_length] for text in data.train.texts]
 
 
@@ -128,7 +137,7 @@ def test_the_first_token_is_read_where_it_stands(spam: Path) -> None:
     runtime = open_runtime(seed=0, threads=1, precision="float32")
     model = GPT2Classifier(CONFIG, 2).eval()
     data, texts = read(spam, "first_token")
-    task = ClassificationTask([1.0, 1.0], data.readout)
+    task = ClassificationTask([1.0, 1.0], data.reading.readout)
     with torch.no_grad():
         whole = [model.score(model.transformer(torch.tensor([ids]))[0, 0]) for ids in texts]
     logits = data.logits(data.train, model, task, runtime)
@@ -144,7 +153,7 @@ def test_padding_to_the_context_matters_to_the_books_readout_alone(spam: Path) -
         results = []
         for length in (14, 1000):  # the second is more than the context, and so the context
             data, _ = read(spam, readout, length)
-            task = ClassificationTask([1.0, 1.0], data.readout)
+            task = ClassificationTask([1.0, 1.0], data.reading.readout)
             results.append(data.logits(data.train, model, task, runtime)[[0, 1, 3]])
             width = data.collate(data.train.examples[:2]).inputs.shape[1]
             assert width == (min(length, 16) if readout == "padded_last" else 12)
@@ -153,29 +162,37 @@ def test_padding_to_the_context_matters_to_the_books_readout_alone(spam: Path) -
     assert differs["padded_last"] > 1e-3
 
 
-def test_metrics_by_hand() -> None:
-    labels = np.array([0, 0, 0, 1, 1])
-    metrics = classification_metrics(labels, np.array([0.1, 0.2, 0.7, 0.9, 0.4]), "test/")
-    assert metrics["test/accuracy"] == pytest.approx(3 / 5)
-    # ham: precision 2/3, recall 2/3; spam: precision 1/2, recall 1/2
-    assert metrics["test/macro_f1"] == pytest.approx((2 / 3 + 1 / 2) / 2)
-    # ranked: spam, ham, spam, … : precision 1 at recall 1/2, 2/3 at recall 1
-    assert metrics["test/pr_auc"] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
-    assert (metrics["test/true_negatives"], metrics["test/false_positives"]) == (2, 1)
-    assert (metrics["test/false_negatives"], metrics["test/true_positives"]) == (1, 1)
+def test_windows_cover_a_long_text_and_their_logits_are_averaged(spam: Path) -> None:
+    runtime = open_runtime(seed=0, threads=1, precision="float32")
+    torch.manual_seed(0)
+    model = GPT2Classifier(CONFIG, 2).eval()
+    data, _ = read(spam, "last_token", 10, "windows")
+    tokenizer = train_vocabulary(["abcdefghijklmnopqrstuvwxyz "], "character", 40)
+    whole = [tokenizer.encode(text) for text in data.train.texts]
+    assert data.train.counts == [2, 1, 3, 1]  # of 12, 7, 26 and 4 characters
+    assert data.cut == 2
+    pieces = [ids for ids, _ in data.train.examples]
+    assert pieces[:2] == [whole[0][:10], whole[0][2:]]
+    assert pieces[3:6] == [whole[2][:10], whole[2][8:18], whole[2][16:]]
+    task = ClassificationTask(data.class_weights, data.reading.readout)
+    with torch.no_grad():
+        each = [model(torch.tensor([ids]), torch.ones(1, len(ids), dtype=int))[0].numpy()
+                for ids in pieces]  # fmt: skip
+    expected = [np.mean(each[:2], axis=0), each[2], np.mean(each[3:6], axis=0), each[6]]
+    np.testing.assert_allclose(data.logits(data.train, model, task, runtime), expected, atol=1e-6)
+
+
+def test_the_tail_is_the_last_tokens(spam: Path) -> None:
+    head, texts = read(spam, "last_token", 5)
+    tail, _ = read(spam, "last_token", 5, "tail")
+    assert [ids for ids, _ in head.train.examples] == [ids[:5] for ids in texts]
+    tokenizer = train_vocabulary(["abcdefghijklmnopqrstuvwxyz "], "character", 40)
+    whole = [tokenizer.encode(text) for text in head.train.texts]
+    assert [ids for ids, _ in tail.train.examples] == [ids[-5:] for ids in whole]
 
 
 def test_probabilities_of_large_logits() -> None:
     logits = np.array([[1000.0, 1000.0], [0.0, np.log(3)]], dtype=np.float32)
-    np.testing.assert_allclose(probabilities(logits), [[0.5, 0.5], [0.25, 0.75]], rtol=1e-6)
+    np.testing.assert_allclose(softmax(logits), [[0.5, 0.5], [0.25, 0.75]], rtol=1e-6)
     expected = -(np.log(0.5) + np.log(0.75)) / 2
     assert mean_loss(logits, np.array([0, 1])) == pytest.approx(expected, rel=1e-6)
-
-
-def test_the_baseline_learns_words() -> None:
-    texts = ["win cash now", "free cash prize", "see you at home", "lunch at home"] * 5
-    labels = np.array([1, 1, 0, 0] * 5)
-    baseline = tfidf_baseline(texts, labels, balanced=False, seed=0)
-    chance = baseline.predict_proba(["free cash", "at home"])[:, 1]
-    assert chance[0] > 0.8
-    assert chance[1] < 0.2

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from gptmill.engine.runtime import open_runtime
-from gptmill.model.gpt2 import GPT2, GPT2Config
+from gptmill.model.config import GPT2Config
+from gptmill.model.gpt2 import GPT2
 from gptmill.tasks.language_model import Likelihood, document_nats, token_nats
 
 CONFIG = GPT2Config(vocabulary_size=53, context_length=16, layers=2, heads=2, width=16)

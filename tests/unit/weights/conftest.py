@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gptmill.model.gpt2 import GPT2, GPT2Config
+from gptmill.model.config import GPT2Config
+from gptmill.model.gpt2 import GPT2
 from gptmill.tokenizer import BytePairTokenizer, train_byte_pairs
 from gptmill.weights.folder import save_model
 

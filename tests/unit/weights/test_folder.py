@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,19 +10,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gptmill.card import ModelCard
 from gptmill.errors import UserError
 from gptmill.files import read_json, sha256_tree, write_json
 from gptmill.model.classifier import GPT2Classifier
-from gptmill.model.gpt2 import GPT2, GPT2_SIZES, count_parameters, gpt2_config
-from gptmill.tokenizer import BytePairTokenizer, load_tokenizer, train_vocabulary
+from gptmill.model.config import GPT2_SIZES, gpt2_config
+from gptmill.model.gpt2 import GPT2, count_parameters
+from gptmill.reading import Reading
+from gptmill.tokenizer import BytePairTokenizer, load_stop_tokens, load_tokenizer, train_vocabulary
 from gptmill.weights.folder import (
-    Reading,
     load_classifier,
-    load_config,
     load_language_model,
-    load_prompt_style,
-    load_reading,
-    load_stop_tokens,
     save_model,
 )
 
@@ -116,11 +115,11 @@ def test_tokenizer_and_settings_travel_with_the_model(
 ) -> None:
     folder = write(model, prompt_style="phi3", stop_tokens=[299, 7])
     assert load_tokenizer(folder).encode("the fox") == tokenizer.encode("the fox")
-    assert load_prompt_style(folder) == "phi3"
+    assert ModelCard.read(folder).prompt_style == "phi3"
     assert load_stop_tokens(folder) == [299, 7]
     assert read_json(folder / "provenance.json") == {"made": "here"}
     plain = write(model)
-    assert load_prompt_style(plain) is None
+    assert ModelCard.read(plain).prompt_style is None
     assert load_stop_tokens(plain) == [tokenizer.end_of_text]
 
 
@@ -133,11 +132,12 @@ def test_a_character_tokenizer_too(model: GPT2, tmp_path: Path) -> None:
 @pytest.mark.parametrize("readout", ["last_token", "padded_last"])
 def test_classifier_round_trip(readout: str, model: GPT2, write: Write) -> None:
     model = GPT2Classifier(model.config, 3).eval()
-    folder = write(model, labels=["ham", "spam", "other"], maximum_length=9, readout=readout)
+    reading = Reading(("ham", "spam", "other"), 9, readout, "windows", 1.7, 0.3)
+    folder = write(model, reading=reading)
     loaded = load_classifier(folder)
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
-    assert load_reading(folder) == Reading(("ham", "spam", "other"), 9, readout)
+    assert ModelCard.read(folder).reading == reading
     assert "is a classifier" in refusal(folder)
 
 
@@ -184,6 +184,40 @@ def test_names_without_their_prefix_masks_and_a_redundant_head(model: GPT2, writ
     assert "lm_head.weight differs from wte.weight" in refusal(folder)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_names_with_a_wrapper_s_prefix(prefix: str, model: GPT2, write: Write) -> None:
+    """As DistributedDataParallel and torch.compile leave them; a compiled block has it inside."""
+    folder = write(model)
+
+    def rename(tensors: dict[str, Tensor]) -> None:
+        for name in list(tensors):
+            inside = name.replace(".h.0.", ".h.0._orig_mod.")
+            tensors[prefix + inside] = tensors.pop(name)
+
+    edit_tensors(folder, rename)
+    loaded = load_language_model(folder)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    edit_tensors(folder, lambda tensors: tensors.update({"wte.weight": torch.ones(310, 16)}))
+    assert "which are the same" in refusal(folder)
+
+
+def test_null_in_a_config_is_the_default(model: GPT2, write: Write) -> None:
+    folder = write(model)
+    left_out = ("n_inner", "resid_pdrop", "activation_function", "layer_norm_epsilon", "id2label")
+    left_out += ("tie_word_embeddings", "scale_attn_weights", "gptmill", "architectures")
+    edit_config(folder, **dict.fromkeys(left_out))
+    card = ModelCard.read(folder)
+    assert card.architecture == replace(model.config, dropout=0.1)  # Hugging Face's default
+    assert card.reading is None
+    assert card.prompt_style is None
+    edit_config(folder, architectures=["GPT2ForSequenceClassification"])
+    assert ModelCard.read(folder).classifier(folder)[1].labels == ("LABEL_0", "LABEL_1")
+    edit_config(folder, architectures=None)
+    edit_config(folder, model_type=None)
+    assert "model_type is None" in refusal(folder)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_files_become_float32(dtype: torch.dtype, model: GPT2, write: Write) -> None:
     folder = write(model)
@@ -204,7 +238,7 @@ def test_a_config_of_hugging_face_needs_no_section_of_ours(model: GPT2, write: W
     for key in ("gptmill", "tie_word_embeddings", "n_ctx", "dtype"):
         del config[key]
     write_json(folder / "config.json", config | {"task_specific_params": {}, "summary_type": "x"})
-    assert load_config(folder) == model.config
+    assert ModelCard.read(folder).architecture == model.config
 
 
 # --- Faults
@@ -268,6 +302,12 @@ def test_large_finite_values_pass(model: GPT2, write: Write) -> None:
         ({"n_inner": 7}, "n_inner is 7"),
         ({"n_head": 3}, "16 is not a multiple of heads 3"),
         ({"n_layer": "2"}, "n_layer is '2'"),
+        ({"n_layer": True}, "n_layer is True"),
+        ({"n_embd": None, "n_inner": 5}, "n_inner is 5"),
+        ({"resid_pdrop": "0.1"}, "resid_pdrop is '0.1'"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes'"),
+        ({"activation_function": ["gelu"]}, "['gelu'] is none of"),
+        ({"gptmill": [1]}, "gptmill is [1], not an object"),
         ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),

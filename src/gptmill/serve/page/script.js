@@ -28,10 +28,22 @@ function element(name, { className = "", text, ...attributes } = {}, ...children
 
 // --- talking to the server
 
-async function post(path, body, signal) {
-  const response = await fetch(path, { method: "POST", body: JSON.stringify(body), signal });
-  if (!response.ok) throw new Error(await reason(response));
-  return response;
+async function call(path, options = {}) {
+  // Kept until the tab is closed, and sent to this server alone.
+  const key = sessionStorage.getItem("key");
+  const headers = key ? { Authorization: `Bearer ${key}` } : {};
+  const response = await fetch(path, { ...options, headers });
+  if (response.ok) return response;
+  if (response.status === 401) askForKey(key);
+  throw new Error(await reason(response));
+}
+
+const post = (path, body, signal) => call(path, { method: "POST", body: JSON.stringify(body), signal });
+
+function askForKey(wrong) {
+  $("locked").textContent = wrong ? "That key is not one of this server's." : "";
+  $("unlock").hidden = false;
+  $("key").focus();
 }
 
 async function reason(response) {
@@ -59,8 +71,9 @@ async function* lines(response) {
 // --- models
 
 async function start() {
+  models = { write: [], classify: [] };
   try {
-    const { models: listed } = await (await fetch("api/tags")).json();
+    const { models: listed } = await (await call("api/tags")).json();
     for (const { name, capabilities, details } of listed) {
       const size = details.parameter_size;
       if (capabilities.includes("classify")) {
@@ -71,7 +84,7 @@ async function start() {
       }
     }
   } catch (error) {
-    $("welcome").textContent = `The server does not answer: ${error.message}`;
+    $("welcome").textContent = $("unlock").hidden ? `The server does not answer: ${error.message}` : "";
     return;
   }
   models.write.sort((a, b) => b.chat - a.chat);
@@ -118,7 +131,7 @@ async function ask(text) {
   const options = controls();
   const turn = chat ? addChat(text) : addContinuation(text);
   const conversation = messages; // starting over makes a new one
-  const body = { model: name, options, logprobs: true, top_logprobs: CANDIDATES };
+  const body = { model: name, options, logprobs: true, top_logprobs: CANDIDATES, end_logprob: true };
   const [path, what] = chat
     ? ["api/chat", { messages: [...($("remember").checked ? conversation : []), { role: "user", content: text }] }]
     : ["api/generate", { prompt: text, raw: true }];
@@ -372,6 +385,12 @@ $("controls").addEventListener("submit", (event) => event.preventDefault());
 $("controls").addEventListener("input", showValues);
 $("controls").addEventListener("reset", () => setTimeout(showValues));
 $("judge").addEventListener("submit", classify);
+$("unlock").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem("key", $("key").value.trim());
+  $("unlock").hidden = true;
+  if (!models.write.length && !models.classify.length) start();
+});
 for (const name of ["write", "classify"]) {
   $(`${name}-tab`).addEventListener("click", () => choose(name));
   $(`${name}-tab`).addEventListener("keydown", (event) => {

@@ -1,0 +1,169 @@
+"""Anybody's instructions and conversations as entries: instruction, input, output, and history.
+
+`history` holds the turns before the last question, system prompts among them:
+`[{"role": "user", "content": …}, …]`. Alpaca, prompt and completion, OpenAI's `messages` and
+ShareGPT's `conversations` are read.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gptmill.data.own_files import LeftOut, named_splits
+from gptmill.data.tables import SUFFIXES, read_rows
+from gptmill.data.text_files import without_surrogates
+from gptmill.errors import UserError
+from gptmill.files import write_json
+
+TAKEN = SUFFIXES
+INSTRUCTION = ("instruction", "prompt", "question", "query")
+INPUT = ("input", "context")
+OUTPUT = ("output", "completion", "response", "answer", "chosen")
+TURNS = ("messages", "conversations", "conversation", "dialog")
+ROLES = {
+    "system": "system", "developer": "system",
+    "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant",
+    "bard": "assistant", "model": "assistant",
+}  # fmt: skip
+SURROGATES = "entry with half a surrogate pair, now U+FFFD"
+NOT_READ = "entry of no layout that is known"
+
+Entry = dict[str, Any]
+
+
+def write_own_instructions(
+    files: Sequence[Path], path: Path, *, encoding: str, left_out: LeftOut
+) -> None:
+    """Write the entries of all files, with `split` where files are named for it.
+
+    Raises:
+        UserError: a file that cannot be read, or no entry at all.
+    """
+    splits = named_splits(files)
+    entries = []
+    for file in files:
+        for value in read_rows(file, encoding):
+            entry = read_entry(value, left_out)
+            if entry is not None:
+                entries.append(entry | ({"split": splits[file]} if file in splits else {}))
+    if not entries:
+        reasons = "; ".join(f"{count} × {reason}" for reason, count in left_out.records.items())
+        raise UserError(
+            f"{', '.join(map(str, files[:5]))}: no instruction entry ({reasons}); known are "
+            "instruction, input, output; prompt and completion; messages; conversations"
+        )
+    write_json(path, entries)
+
+
+def read_entry(value: Any, left_out: LeftOut) -> Entry | None:
+    """One entry of any layout, or None with the reason counted.
+
+    Rules: null is empty, numbers are text; what has no question or no answer is left out; an
+    answer before the first question and a question after the last answer are left out of their
+    conversation; turns of one role in a row are joined by an empty line.
+    """
+    if not isinstance(value, dict):
+        left_out.records[NOT_READ] += 1
+        return None
+    turns = next((value[key] for key in TURNS if isinstance(value.get(key), list)), None)
+    prompt = value.get("prompt")
+    if turns is None and isinstance(prompt, list):  # messages and the answer's, as preferences are
+        turns = [*prompt, *_as_turns(value, OUTPUT)]
+    entry, reason = _conversation(turns) if turns is not None else _single(value)
+    if entry is None:
+        left_out.records[reason] += 1
+        return None
+    clean = _clean(entry)
+    left_out.records[SURROGATES] += clean != entry
+    return clean
+
+
+def _as_turns(value: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
+    answer = next((value[name] for name in names if value.get(name)), None)
+    if isinstance(answer, list):
+        return answer
+    return [{"role": "assistant", "content": answer}]
+
+
+def _single(value: Mapping[str, Any]) -> tuple[Entry | None, str]:
+    """Instruction, input and output under any of their names."""
+    found = []
+    for names in (INSTRUCTION, INPUT, OUTPUT):
+        key = next((k for k in value if isinstance(k, str) and k.strip().lower() in names), None)
+        found.append(_text(value[key]) if key is not None else None)
+    instruction, input, output = found
+    if (instruction is None and input is None) or output is None:
+        return None, NOT_READ
+    if not (instruction or "").strip():  # the question alone, under `input`
+        instruction, input = input, ""
+    if not (instruction or "").strip():
+        return None, "entry without a question"
+    if not output.strip():
+        return None, "entry without an answer"
+    entry: Entry = {"instruction": instruction, "input": input or "", "output": output}
+    system = _text(value.get("system") or "")
+    if system.strip():
+        entry["history"] = [{"role": "system", "content": system}]
+    # What the embedded entries and ours carry on: they are held out by combination.
+    entry |= {key: value[key] for key in ("family", "combination") if key in value}
+    return entry, ""
+
+
+def _conversation(turns: Sequence[Any]) -> tuple[Entry | None, str]:
+    """The last question and its answer, with all turns before them as history."""
+    said: list[dict[str, str]] = []
+    for turn in turns:
+        if not isinstance(turn, dict):
+            return None, NOT_READ
+        role = ROLES.get(str(turn.get("role") or turn.get("from")).lower())
+        content = _text(turn.get("content", turn.get("value")))
+        if role is None:
+            return None, "conversation with a role other than system, user and assistant"
+        if not content.strip():
+            if role == "system":
+                continue
+            return None, "conversation with an empty turn"
+        if said and said[-1]["role"] == role:
+            said[-1]["content"] += f"\n\n{content}"
+        else:
+            said.append({"role": role, "content": content})
+    system = [turn for turn in said if turn["role"] == "system"]
+    spoken = [turn for turn in said if turn["role"] != "system"]
+    while spoken and spoken[0]["role"] == "assistant":
+        spoken.pop(0)
+    while spoken and spoken[-1]["role"] == "user":
+        spoken.pop()
+    if not spoken:
+        return None, "conversation without a question and its answer"
+    *history, question, answer = [*system, *spoken]
+    entry: Entry = {
+        "instruction": question["content"],
+        "input": "",
+        "output": answer["content"],
+    }
+    return (entry | {"history": history} if history else entry), ""
+
+
+def _text(value: Any) -> str:
+    """Text of a value: null is empty, parts of a message are joined."""
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return "".join(
+            _text(part.get("text") if isinstance(part, dict) else part) for part in value
+        )
+    return value if isinstance(value, str) else str(value)
+
+
+def _clean(entry: Entry) -> Entry:
+    def clean(value: Any) -> Any:
+        if isinstance(value, str):
+            return without_surrogates(value)
+        if isinstance(value, list):
+            return [clean(part) for part in value]
+        if isinstance(value, dict):
+            return {key: clean(part) for key, part in value.items()}
+        return value
+
+    return clean(entry)

@@ -1,0 +1,139 @@
+"""llguidance (Microsoft): which tokens keep a text within a grammar. V is the vocabulary."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import llguidance
+import numpy as np
+from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
+
+from gptmill.errors import UserError
+from gptmill.tokenizer import (
+    END_OF_TEXT,
+    GPT2_PATTERN,
+    BytePairTokenizer,
+    LibraryTokenizer,
+    Tokenizer,
+)
+
+# Of one request's step, and of its grammar. An object takes four items of a row for each optional
+# property; the rest are llguidance's own defaults, written down because they are promised.
+LIMITS = {
+    "max_items_in_row": 4500,
+    "step_max_items": 50_000,
+    "step_lexer_fuel": 200_000,
+    "initial_lexer_fuel": 1_000_000,
+    "max_lexer_states": 50_000,
+    "max_grammar_size": 500_000,
+}
+PROBED_TOKENS = 32
+OPTIONS = {"whitespace_flexible": False, "whitespace_pattern": None, "coerce_one_of": False}
+
+
+def vocabulary_of(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What `token_table` needs of a tokenizer, as JSON can hold it.
+
+    Raises:
+        UserError: the model's tokens are not bytes of text.
+    """
+    size = {"size": tokenizer.vocabulary_size, "end_of_text": tokenizer.end_of_text}
+    if isinstance(tokenizer, BytePairTokenizer):
+        tokens = sorted(tokenizer.ranks, key=tokenizer.ranks.__getitem__)
+        return {"tokens": [token.hex() for token in tokens], **size}
+    if isinstance(tokenizer, LibraryTokenizer):
+        return {"tokenizer_json": tokenizer.text, **size}
+    raise UserError("a format needs a model with byte-pair tokens, which this one does not have")
+
+
+def token_table(vocabulary: Mapping[str, Any]) -> llguidance.LLTokenizer:
+    """The vocabulary as llguidance wants it, which takes a moment to build.
+
+    Raises:
+        UserError: the model's tokens are not bytes of text.
+    """
+    size, end_of_text = vocabulary["size"], vocabulary["end_of_text"]
+    if "tokenizer_json" in vocabulary:
+        try:
+            return llguidance.LLTokenizer(
+                vocabulary["tokenizer_json"], n_vocab=size, eos_token=end_of_text
+            )
+        except ValueError as error:
+            raise UserError(
+                f"a format needs a model whose tokens are bytes of text: {str(error)[:80]}"
+            ) from None
+    return llguidance.LLTokenizer.from_tiktoken(
+        encoder={bytes.fromhex(token): id for id, token in enumerate(vocabulary["tokens"])},
+        special_tokens={END_OF_TEXT: end_of_text},
+        pattern=GPT2_PATTERN,
+        eos_token=end_of_text,
+        n_vocab=size,
+        slices=None,
+    )
+
+
+def compile_schema(tokens: llguidance.LLTokenizer, schema: str) -> llguidance.LLMatcher:
+    """A matcher at the start of a text that is JSON of the schema.
+
+    Raises:
+        UserError: the schema is wrong, or uses what llguidance cannot enforce.
+    """
+    try:
+        grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=OPTIONS)
+    except ValueError as error:
+        raise UserError(f"format is no JSON schema: {error}") from None
+    limits = llguidance.LLParserLimits(**LIMITS)
+    matcher = llguidance.LLMatcher(tokens, grammar, log_level=0, limits=limits)
+    check(matcher)
+    return matcher
+
+
+def probe(matcher: llguidance.LLMatcher, vocabulary_size: int) -> None:
+    """Write the beginning of a text at random, so that what fails there fails before a client
+    reads any of it; the matcher is used up.
+
+    Raises:
+        UserError: no text is possible, or the grammar is too complex.
+    """
+    constraint, draw = Constraint(matcher, vocabulary_size), np.random.default_rng(0)
+    for _ in range(PROBED_TOKENS):
+        if matcher.is_stopped():
+            return
+        allowed = np.flatnonzero(constraint.allowed())
+        constraint.accept(int(draw.choice(allowed)))
+
+
+def check(matcher: llguidance.LLMatcher) -> None:
+    """Raise what stopped a matcher, if anything did."""
+    if matcher.is_error():
+        reason = matcher.get_error().partition("\n<state>")[0].splitlines()[0]
+        raise UserError(f"format is no JSON schema that can be enforced: {reason[:300]}")
+
+
+class Constraint:
+    """The state of one response within its schema."""
+
+    def __init__(self, matcher: llguidance.LLMatcher, vocabulary_size: int) -> None:
+        self._matcher = matcher
+        self._bits = allocate_token_bitmask(1, vocabulary_size)
+        self._vocabulary_size = vocabulary_size
+
+    def allowed(self) -> np.ndarray:
+        """Of each token [V], whether it may come next.
+
+        Raises:
+            UserError: none may, or the grammar is too complex here.
+        """
+        fill_next_token_bitmask(self._matcher, self._bits)
+        check(self._matcher)
+        bits = np.unpackbits(self._bits.view(np.uint8)[0], bitorder="little")
+        return bits[: self._vocabulary_size].astype(bool)
+
+    def mask(self, logits: np.ndarray) -> np.ndarray:
+        """Logits [1, V] with minus infinity at tokens that the schema forbids here."""
+        return np.where(self.allowed()[: logits.shape[1]], logits, np.float32(-np.inf))
+
+    def accept(self, token: int) -> None:
+        """Go on after this token. Raises what `allowed` does."""
+        if not self._matcher.consume_token(token):
+            check(self._matcher)
+            raise RuntimeError(f"the schema refused a token it had allowed: {token}")

@@ -1,0 +1,281 @@
+"""What OpenAI's clients ask: the bodies of `/v1/chat/completions` and `/v1/completions`.
+
+`top_k`, `min_p`, `repetition_penalty`, `min_tokens` and `ignore_eos` are taken too, under the names
+that other local servers give them. What cannot be honoured is refused by name.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import Field, field_validator, model_validator
+
+from gptmill.generate.sampling import SamplingOptions
+from gptmill.serve.adjustment import Adjustment
+from gptmill.serve.answering import seed_or_random
+from gptmill.serve.body import MAX_MESSAGES, Body, ModelName, Part, Stops, sampling, stop_strings
+from gptmill.serve.engine import Piece
+from gptmill.serve.language_model import Ask, LanguageModel
+from gptmill.serve.prompts import Message, conversation_ids
+from gptmill.serve.refusal import Refused
+from gptmill.serve.schema import ANY_OBJECT
+
+MAX_BIASES = 1024
+MAX_CHOICES = 64  # answers of one request: of each prompt n, or best_of
+Prompt = TypeVar("Prompt")
+Prompts = Annotated[list[Prompt], Field(min_length=1, max_length=MAX_CHOICES)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+COMPLETION_TOKENS = 16  # OpenAI's default of `/v1/completions`
+
+
+class StreamOptions(Part):
+    """`stream_options`."""
+
+    without_effect = frozenset({"include_obfuscation"})
+
+    include_usage: bool = False
+
+
+class Asked(Body):
+    """What both paths have in common."""
+
+    without_effect = frozenset({
+        "user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key",
+        "prompt_cache_retention", "parallel_tool_calls", "tool_choice", "prediction", "verbosity",
+    })  # fmt: skip
+    unsupported: ClassVar = {
+        "tools": ([],), "functions": ([],), "modalities": (["text"],),
+        "suffix": ("",), "audio": None, "reasoning_effort": ("none",),
+    }  # fmt: skip
+    sampled_names: ClassVar = {"max_new_tokens": "max_tokens"}
+
+    model: ModelName
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: Stops = []
+    presence_penalty: float = Field(0, ge=-2, le=2)
+    frequency_penalty: float = Field(0, ge=-2, le=2)
+    logit_bias: Annotated[dict[int, Bias], Field(max_length=MAX_BIASES)] = {}
+    min_tokens: int = Field(0, ge=0)
+    ignore_eos: bool = False
+    n: int = Field(1, ge=1, le=MAX_CHOICES)
+
+    @property
+    def tries(self) -> int:
+        """Answers to each prompt that are computed."""
+        return self.n
+
+    def adjustment(self, model: LanguageModel, *, constrained: bool) -> Adjustment | None:
+        """What it does to logits; None for nothing.
+
+        Raises:
+            Refused: ids that the model has not, or an end forbidden that a schema may need.
+        """
+        if any(not 0 <= id < model.tokenizer.vocabulary_size for id in self.logit_bias):
+            raise Refused(400, "logit_bias has token ids that this model has not")
+        if constrained and (self.ignore_eos or self.min_tokens):
+            raise Refused(
+                400, "a response_format ends where its JSON does: no ignore_eos, min_tokens"
+            )
+        made = Adjustment(
+            self.logit_bias,
+            self.presence_penalty,
+            self.frequency_penalty,
+            (model.tokenizer.end_of_text, *model.stop_tokens),
+            math.inf if self.ignore_eos else self.min_tokens,
+        )
+        changes = (made.bias, made.presence, made.frequency, made.min_tokens)
+        return made if any(changes) else None
+
+
+class ContentPart(Part):
+    """A part of a message's content."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(Part):
+    """A message; `developer` is the newer word for `system`."""
+
+    unsupported: ClassVar = {
+        "name": ("",), "refusal": ("",), "tool_calls": ([],), "tool_call_id": ("",),
+        "annotations": ([],), "reasoning_content": ("",),
+    }  # fmt: skip
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: list[ContentPart] = []
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _in_parts(cls, value: Any) -> Any:
+        return [{"type": "text", "text": value}] if isinstance(value, str) else value
+
+    def message(self) -> Message:
+        content = "".join(part.text for part in self.content)
+        return Message("system" if self.role == "developer" else self.role, content)
+
+
+class JsonSchema(Part):
+    """A schema by name."""
+
+    without_effect = frozenset({"description", "strict"})  # it is always kept strictly
+
+    name: str = ""
+    schema_: dict[str, Any] = Field(ANY_OBJECT, alias="schema")
+
+
+class ResponseFormat(Part):
+    """`response_format`. The schema of `json_object` stands beside it, where llama.cpp and others
+    put it."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+
+    @model_validator(mode="after")
+    def _one_schema(self) -> "ResponseFormat":
+        given = [value for value in (self.json_schema, self.schema_) if value is not None]
+        if self.type == "text" and given:
+            raise ValueError("a schema needs the type json_schema, not text")
+        if self.type == "json_schema" and not given:
+            raise ValueError("json_schema is missing: {'name': …, 'schema': …}")
+        if len(given) > 1:
+            raise ValueError("there are two schemas: schema and json_schema")
+        return self
+
+    def schema_wanted(self) -> dict[str, Any] | None:
+        if self.type == "text":
+            return None
+        if self.json_schema is not None:
+            return self.json_schema.schema_
+        return ANY_OBJECT if self.schema_ is None else self.schema_
+
+
+class Chat(Asked):
+    """`/v1/chat/completions`."""
+
+    unsupported: ClassVar = {**Asked.unsupported, "best_of": (1,), "echo": (False,)}
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool = False
+    top_logprobs: int = Field(0, ge=0, le=20)
+    response_format: ResponseFormat | None = None
+
+    def asks(self, model: LanguageModel, limit: int) -> list[Ask]:
+        """What it means to a model; `limit` is how many tokens the server allows."""
+        if model.prompt_style is None:
+            raise Refused(400, f"{self.model} was not trained to chat: ask /v1/completions")
+        messages = [message.message() for message in self.messages]
+        ids = conversation_ids(messages, model.prompt_style, model.tokenizer, None)
+        ids = ids or [model.tokenizer.beginning_of_text]
+        schema = self.response_format.schema_wanted() if self.response_format else None
+        wanted = self.max_completion_tokens or self.max_tokens or limit
+        most = _room(ids, model, min(wanted, limit), "messages")
+        top = self.top_logprobs if self.logprobs else None
+        adjustment = self.adjustment(model, constrained=schema is not None)
+        chosen = _sampling(self, model, most)
+        ask = Ask(ids, chosen, model.context_length, top, schema, adjustment=adjustment)
+        return [replace(ask, index=index) for index in range(self.n)]
+
+
+class Completion(Asked):
+    """`/v1/completions`, of a text or its token ids, or of several."""
+
+    prompt: str | Prompts[str] | list[int] | Prompts[list[int]]
+    max_tokens: int | None = Field(None, ge=0)
+    logprobs: int | None = Field(None, ge=0, le=20)
+    echo: bool = False
+    best_of: int | None = Field(None, ge=1, le=MAX_CHOICES)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Completion":
+        if self.tries < self.n:
+            raise ValueError(f"best_of is {self.best_of}, less than n, {self.n}")
+        if self.stream and self.tries > self.n:
+            raise ValueError("best_of cannot be streamed: the best is known at the end")
+        if self.tries * len(self._prompts()) > MAX_CHOICES:
+            raise ValueError(f"prompt: {MAX_CHOICES} answers a request at most, n and best_of too")
+        return self
+
+    @property
+    def tries(self) -> int:
+        return self.n if self.best_of is None else self.best_of
+
+    def asks(self, model: LanguageModel, limit: int) -> list[Ask]:
+        """What it means to a model; `limit` is how many tokens the server allows."""
+        return [ask for prompt in self._prompts() for ask in self._of_one(prompt, model, limit)]
+
+    def _prompts(self) -> Sequence[str | list[int]]:
+        prompt = self.prompt
+        several = isinstance(prompt, list) and prompt and not isinstance(prompt[0], int)
+        return prompt if several else [prompt]
+
+    def _of_one(self, prompt: str | list[int], model: LanguageModel, limit: int) -> list[Ask]:
+        given = model.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        if any(not 0 <= id < model.tokenizer.vocabulary_size for id in given):
+            raise Refused(400, "prompt has token ids that this model has not")
+        ids = given or [model.tokenizer.beginning_of_text]
+        wanted = COMPLETION_TOKENS if self.max_tokens is None else self.max_tokens
+        most = _room(ids, model, min(wanted, limit), "prompt")
+        ask = Ask(
+            ids,
+            _sampling(self, model, max(1, most)),
+            model.context_length,
+            0 if self.tries > self.n and self.logprobs is None else self.logprobs,
+            # Evaluators leave out the last of prompt and answer, whichever token it is.
+            score_end=self.echo,
+            adjustment=self.adjustment(model, constrained=False),
+            opening=self._echoed(prompt, given, model) if self.echo else None,
+            generates=most > 0,
+        )
+        return [replace(ask, index=index) for index in range(self.tries)]
+
+    def _echoed(self, prompt: str | list[int], ids: list[int], model: LanguageModel) -> Piece:
+        text = prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt)
+        wanted = self.logprobs is not None and ids
+        return Piece(text, model.prompt_scores(ids, self.logprobs or 0) if wanted else [])
+
+
+def _room(ids: list[int], model: LanguageModel, most: int, field: str) -> int:
+    """How many tokens fit after a prompt, at most `most`: nothing of it slides out of the window.
+
+    0 wanted needs no room.
+
+    Raises:
+        Refused: none does.
+    """
+    context = model.context_length
+    if len(ids) >= context + (most == 0):
+        raise Refused(
+            400,
+            f"This model's maximum context length is {context} tokens, of which an answer needs "
+            f"one; your {field} resulted in {len(ids)} tokens.",
+            "context_length_exceeded",
+            field,
+        )
+    return min(most, context - len(ids))
+
+
+def _sampling(body: Asked, model: LanguageModel, most: int) -> SamplingOptions:
+    return sampling(
+        body.sampled_names,
+        max_new_tokens=most,
+        temperature=body.temperature,
+        top_k=body.top_k,
+        top_p=body.top_p,
+        min_p=body.min_p,
+        repetition_penalty=body.repetition_penalty,
+        stop_tokens=model.stop_tokens,
+        stop_strings=stop_strings(body.stop),
+        seed=seed_or_random(body.seed),
+    )

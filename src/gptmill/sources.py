@@ -1,0 +1,77 @@
+"""Where a data set comes from, as params.yaml says it: each source has keys of its own."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A frozen mapping of known keys and strict types (an integer is accepted as a float)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Embedded(Section):
+    source: Literal["embedded"] = Field(description="made here, of a source whose optimum is known")
+    count: Positive = Field(description="documents or entries to make")
+    seed: int = Field(ge=0, description="seed of the source")
+
+
+class Manifest(Section):
+    source: Literal["manifest"] = Field(description="downloaded, and checked by SHA-256")
+    path: str = Field(description="JSON of addresses, sizes and hashes")
+
+
+class Stdlib(Section):
+    source: Literal["stdlib"] = Field(description="functions of Python's standard library")
+
+
+class Files(Section):
+    source: Literal["files"] = Field(description="your own, of any usual layout")
+    path: str = Field(
+        description="one file, a folder with all below it, or a glob; own/ is watched"
+    )
+    encoding: str = Field(description="of text files; '' finds it out and prints what is not UTF-8")
+    instead: Embedded | None = Field(
+        description="what to use, and say so, where path holds no file; null is an error"
+    )
+
+
+class Hub(Section):
+    source: Literal["huggingface"] = Field(description="a data set at Hugging Face")
+    repository: str = Field(description="OWNER/NAME")
+    revision: str = Field(min_length=1, description="commit, so that the same is read again")
+    path: str = Field(description="glob of its files, such as data/*.parquet")
+    encoding: str = Field(description="of text files; '' finds it out")
+
+
+class _TextColumn(Section):
+    text: str = Field(description="column of tables; '' is the only one of a usual name")
+    separator: str = Field(description="a line that ends a document of plain text; '' is off")
+
+
+class _LabelColumns(Section):
+    text: str = Field(description="column of the text; '' is the only one of a usual name")
+    label: str = Field(description="column of the label; '' is the only one of a usual name")
+
+
+class TextFiles(Files, _TextColumn): ...
+
+
+class TextHub(Hub, _TextColumn): ...
+
+
+class LabelledFiles(Files, _LabelColumns): ...
+
+
+class LabelledHub(Hub, _LabelColumns): ...
+
+
+Text = Annotated[Embedded | TextFiles | Manifest | Stdlib | TextHub, Field(discriminator="source")]
+Labelled = Annotated[
+    Embedded | LabelledFiles | Manifest | LabelledHub, Field(discriminator="source")
+]
+Entries = Annotated[Embedded | Files | Manifest | Hub, Field(discriminator="source")]
+Dataset = Embedded | Files | Manifest | Stdlib | Hub

@@ -1,0 +1,70 @@
+"""One training stage, whatever its recipe: resumed, recorded, published whole."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from gptmill.engine.checkpoint import Checkpoints, run_key
+from gptmill.engine.optim import build_optimizer
+from gptmill.engine.runtime import Runtime
+from gptmill.engine.state import TrainState
+from gptmill.engine.training import steps_of_epochs, train
+from gptmill.tasks.recipe import Recipe
+from gptmill.tracking import Stage
+from gptmill.weights.folder import save_model
+from stages import write_curves
+
+
+def train_stage(
+    name: str,
+    recipe: Recipe,
+    section: Any,
+    runtime: Runtime,
+    *,
+    keyed: list[BaseModel],
+    inputs: dict[str, Path],
+    output: Path,
+    metrics: Path,
+    plots: Path,
+) -> None:
+    """Train from the last checkpoint, and publish model, curves and metrics.
+
+    Args:
+        name: the stage's name in dvc.yaml.
+        section: its parameters, `training`, `optimizer` and `epochs` among them.
+        keyed: the other parameters that decide the result: a checkpoint of others is not taken.
+        inputs: what the stage reads, by name.
+    """
+    training = section.training
+    optimizer = build_optimizer(recipe.model, section.optimizer, runtime.workers(recipe.model))
+    state = TrainState(recipe.model, optimizer, recipe.batches)
+    checkpoints = Checkpoints(name, run_key([section, *keyed], list(inputs.values())))
+    checkpoints.load(state)
+    with Stage(name, section.model_dump(), inputs, state.run_id) as stage:
+        state.run_id = stage.run_id
+        rate = train(
+            state,
+            recipe.task,
+            runtime,
+            steps=recipe.steps
+            or steps_of_epochs(recipe.batches, section.epochs, training.accumulation),
+            training=training,
+            optimizer=section.optimizer,
+            checkpoints=checkpoints,
+            evaluate=recipe.evaluate,
+            log=stage.log,
+            hooks=recipe.hooks(stage.text),
+        )
+        result = recipe.finish(state, stage.text)
+        provenance = stage.provenance() | result.origin
+        save_model(output, recipe.model, recipe.tokenizer, provenance=provenance, **result.saved)
+        write_curves(plots, {**state.curves, **result.tables})
+        stage.outputs(output, plots)
+        if result.shown is not None:
+            stage.table(*result.shown)
+        stage.write_metrics(metrics, result.metrics)
+        stage.timing({f"{recipe.task.unit}_per_second": rate})
+        if result.flops_per_target is not None:
+            stage.timing({"mfu": rate * result.flops_per_target / runtime.peak_flops()})
+    checkpoints.remove()
