@@ -22,7 +22,7 @@ def to_mlflow(name: str) -> str:
         ValueError: it is empty, or too long for MLflow.
     """
     mapped = _FOREIGN.sub(_escape, name)
-    if posixpath.normpath(mapped) != mapped or mapped.startswith(("..", "/")):
+    if posixpath.normpath(mapped) != mapped or mapped == "." or mapped.startswith(("..", "/")):
         mapped = re.sub(r"[/.]", _escape, mapped)
     if not mapped:
         raise ValueError("a name is empty")

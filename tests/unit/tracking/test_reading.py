@@ -6,7 +6,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gptmill.tracking import Stage, tracking_address
@@ -132,6 +132,7 @@ def test_our_own_names_come_back(run: mlflow.entities.Run) -> None:
 
 
 @given(st.text(min_size=1, max_size=40))
+@example(".")
 def test_a_name_is_mapped_and_back(name: str) -> None:
     from mlflow.utils.validation import _validate_metric_name, _validate_tag_name
 

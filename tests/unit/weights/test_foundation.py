@@ -22,6 +22,7 @@ def section(folder: Path | None, **model: object) -> Pretrain:
     values = load().pretrain.model_dump()
     if folder is not None:
         values["foundation"] |= {"source": "folder", "location": str(folder)}
+    values |= {"evaluation_stride": 16}
     values["model"] |= {"context_length": 16, **model}
     return Pretrain.model_validate(values)
 
