@@ -8,6 +8,7 @@ from typing import Any
 
 import llguidance
 
+from gptmill.serve.closing import ShortEnds
 from gptmill.serve.grammar import Constraint, compile_schema, token_table, vocabulary_of
 from gptmill.serve.schema import prepare
 from gptmill.serve.trial import Trial
@@ -26,6 +27,7 @@ class Grammars:
     def __init__(self, tokenizer: Tokenizer) -> None:
         vocabulary = vocabulary_of(tokenizer)
         self._tokens = token_table(vocabulary)
+        self._ends = ShortEnds(self._tokens)
         self._trial = Trial(vocabulary)
         self._kept: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
         self._keeping = threading.Lock()
@@ -41,7 +43,8 @@ class Grammars:
             TimeoutError: the deadline came first.
         """
         text = json.dumps(prepare(schema))
-        return Constraint(self._matcher(text, deadline), self._tokens.vocab_size)
+        matcher = self._matcher(text, deadline)
+        return Constraint(matcher, self._tokens.vocab_size, self._ends)
 
     def close(self) -> None:
         """End the process in which schemas are tried."""

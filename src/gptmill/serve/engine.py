@@ -388,9 +388,10 @@ class _Slot:
     def advance(self, token: int, logits: np.ndarray) -> None:
         """Take the next token, chosen under the model's logits [V], and show what is certain."""
         try:
-            self.token = token
             if self.request.constraint is not None:
-                self.request.constraint.accept(token)
+                left = self.request.options.max_new_tokens - len(self.sequence.ids) - 1
+                token = self.request.constraint.accept(token, left)
+            self.token = token
             if self.request.top_candidates is not None:
                 self._scored.append(score(logits, token, self.request.top_candidates))
             text = self.sequence.accept(self.token)

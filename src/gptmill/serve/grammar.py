@@ -8,6 +8,7 @@ import numpy as np
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
 from gptmill.errors import UserError
+from gptmill.serve.closing import ShortEnds
 from gptmill.tokenizer import (
     END_OF_TEXT,
     GPT2_PATTERN,
@@ -27,6 +28,8 @@ LIMITS = {
     "max_grammar_size": 500_000,
 }
 PROBED_TOKENS = 32
+LONGEST_END = 512  # tokens of an end that a response is led to
+SPARE = 16  # tokens before it must be, in which the model may still end by itself
 OPTIONS = {"whitespace_flexible": False, "whitespace_pattern": None, "coerce_one_of": False}
 
 
@@ -99,7 +102,7 @@ def probe(matcher: llguidance.LLMatcher, vocabulary_size: int) -> None:
         if matcher.is_stopped():
             return
         allowed = np.flatnonzero(constraint.allowed())
-        constraint.accept(int(draw.choice(allowed)))
+        constraint.accept(int(draw.choice(allowed)), left=0)
 
 
 def check(matcher: llguidance.LLMatcher) -> None:
@@ -110,12 +113,20 @@ def check(matcher: llguidance.LLMatcher) -> None:
 
 
 class Constraint:
-    """The state of one response within its schema."""
+    """The state of one response within its schema.
 
-    def __init__(self, matcher: llguidance.LLMatcher, vocabulary_size: int) -> None:
-        self._matcher = matcher
+    As the limit of its tokens nears, the response is led to a short end, so that what is returned
+    is whole: a small model may never close a string by itself.
+    """
+
+    def __init__(
+        self, matcher: llguidance.LLMatcher, vocabulary_size: int, ends: ShortEnds | None = None
+    ) -> None:
+        self._matcher, self._vocabulary_size, self._ends = matcher, vocabulary_size, ends
         self._bits = allocate_token_bitmask(1, vocabulary_size)
-        self._vocabulary_size = vocabulary_size
+        self._end: list[int] | None = None  # a short one from here, once the limit is near
+        first = ends and ends.find(matcher, LONGEST_END)
+        self._near = 2 * len(first) + SPARE if first else 0
 
     def allowed(self) -> np.ndarray:
         """Of each token [V], whether it may come next.
@@ -132,8 +143,32 @@ class Constraint:
         """Logits [1, V] with minus infinity at tokens that the schema forbids here."""
         return np.where(self.allowed()[: logits.shape[1]], logits, np.float32(-np.inf))
 
-    def accept(self, token: int) -> None:
-        """Go on after this token. Raises what `allowed` does."""
+    def accept(self, token: int, left: int) -> int:
+        """Go on after this token, or after another where this one leaves too few for an end.
+
+        Args:
+            left: tokens that may still follow, the end-of-text token among them.
+
+        Returns:
+            the token that was taken. Raises what `allowed` does.
+        """
+        if self._end is None and left < self._near:
+            self._end = self._ends.find(self._matcher, left + 1)
+        before = self._end
+        self._take(token)
+        if before is None or self._matcher.is_stopped():
+            return token
+        if token == before[0]:
+            self._end = before[1:]
+        elif len(before) > left or not self._ends.holds(self._matcher, before):
+            self._end = self._ends.find(self._matcher, left)
+            if self._end is None:
+                self._matcher.rollback(1)
+                token, self._end = before[0], before[1:]
+                self._take(token)
+        return token
+
+    def _take(self, token: int) -> None:
         if not self._matcher.consume_token(token):
             check(self._matcher)
             raise RuntimeError(f"the schema refused a token it had allowed: {token}")

@@ -217,7 +217,9 @@ def ask_of(body: Asked, model: LanguageModel, limit: int) -> Ask:
             f"{context}",
         )
     most = _most_tokens(options.num_predict, limit)
-    if not body.shift or options.num_predict == -2:
+    # What a JSON text began with must be in sight to its end.
+    unbounded_json = body.schema_wanted is not None and options.num_predict == -1
+    if not body.shift or options.num_predict == -2 or unbounded_json:
         most = max(1, min(most, context - len(ids)))
     chosen = sampling(
         NAMES,

@@ -183,9 +183,9 @@ def test_a_schema_is_kept(temperature, client):
     assert answer.done_reason == "stop"
 
 
-def test_json_is_an_object_even_when_cut(client):
+def test_json_is_an_object_however_few_tokens_it_may_have(client):
     answer = client.generate("text", "the", format="json", options=GREEDY)
-    assert answer.response.startswith("{") and answer.done_reason == "length"
+    assert isinstance(json.loads(answer.response), dict) and answer.done_reason == "stop"
     assert not client.generate("text", "the", options=GREEDY).response.startswith("{")
 
 

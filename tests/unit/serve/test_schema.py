@@ -139,7 +139,7 @@ def accepts(grammars: Grammars, schema: dict, value) -> bool:
     for token in grammars._tokens.tokenize_str(text):
         if not constraint.allowed()[token]:
             return False
-        constraint.accept(token)
+        constraint.accept(token, left=10**6)
     return bool(constraint.allowed()[grammars._tokens.eos_token])
 
 

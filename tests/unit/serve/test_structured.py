@@ -12,7 +12,7 @@ import openai
 import pytest
 from pydantic import BaseModel, Field
 
-from tests.unit.serve.conftest import HTTP
+from tests.unit.serve.conftest import CONTEXT, HTTP
 
 SAMPLED = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "num_predict": 900}
 ON = [{"role": "user", "content": "on"}]
@@ -47,6 +47,15 @@ class Square(BaseModel):
 class Drawing(BaseModel):
     shape: Annotated[Circle | Square, Field(discriminator="kind")]
     scores: dict[Literal["a", "b"], Annotated[int, Field(ge=0, le=9)]]
+
+
+class Note(BaseModel):
+    """Nothing in it is bounded, and a model of random weights closes nothing."""
+
+    title: str
+    tags: list[str]
+    author: Pet | None
+    weight: float
 
 
 MODELS = [Pet, Owner, Drawing]
@@ -86,6 +95,31 @@ def test_openais_parse_is_kept(clients):
             model="long", messages=ON, seed=1, response_format=model
         )
         assert isinstance(answer.choices[0].message.parsed, model)
+
+
+@pytest.mark.parametrize("limit", [60, 70, None])
+def test_what_nothing_bounds_ends_within_the_limit(limit, clients):
+    """With no limit, that is the context's end."""
+    for seed in range(10):
+        options = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": seed}
+        more = {} if limit is None else {"num_predict": limit}
+        answer = clients[0].chat(
+            "instructions", ON, format=Note.model_json_schema(), options={**options, **more}
+        )
+        assert answer.done_reason == "stop" and answer.eval_count < (limit or CONTEXT)
+        Note.model_validate_json(answer.message.content)
+        same = clients[1].chat.completions.parse(
+            model="instructions", messages=ON, seed=seed, response_format=Note,
+            **({} if limit is None else {"max_tokens": limit}),
+        )  # fmt: skip
+        assert isinstance(same.choices[0].message.parsed, Note)
+
+
+def test_a_limit_below_any_end_is_said(clients):
+    answer = clients[0].chat(
+        "instructions", ON, format=Note.model_json_schema(), options={"num_predict": 12}
+    )
+    assert answer.done_reason == "length" and answer.eval_count == 12
 
 
 SCHEMA = {"type": "object", "properties": {"a": {"enum": ["q"]}}, "required": ["a"]}
