@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gptmill.model.products import Linear, linear
+
 
 class KeyValueCache:
     """Keys and values of every layer, preallocated: no copy of the past at each step.
@@ -90,8 +92,8 @@ class CausalSelfAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.dropout = dropout
-        self.c_attn = nn.Linear(width, 3 * width, bias=bias)
-        self.c_proj = nn.Linear(width, width, bias=bias)
+        self.c_attn = Linear(width, 3 * width, bias=bias)
+        self.c_proj = Linear(width, width, bias=bias)
 
     def forward(
         self,
@@ -141,8 +143,8 @@ def bound(module: nn.Module) -> Callable[[Tensor], Tensor]:
     Around a product with one row, the calls of modules take as long as the rest of a small model,
     and an eighth of 124M's time.
     """
-    if type(module) is nn.Linear:
-        return partial(F.linear, weight=module.weight, bias=module.bias)
+    if type(module) is Linear:
+        return partial(linear, weight=module.weight, bias=module.bias)
     if type(module) is nn.LayerNorm:
         return partial(
             torch.layer_norm,

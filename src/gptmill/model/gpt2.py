@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from gptmill.model.attention import CausalSelfAttention, KeyValueCache, LayerCache, Step, bound
 from gptmill.model.config import GPT2Config
+from gptmill.model.products import Linear
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu_new": lambda: nn.GELU(approximate="tanh"),  # the approximation GPT-2 was trained with
@@ -29,8 +30,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(config.width, 4 * config.width, bias=config.bias)
-        self.c_proj = nn.Linear(4 * config.width, config.width, bias=config.bias)
+        self.c_fc = Linear(config.width, 4 * config.width, bias=config.bias)
+        self.c_proj = Linear(4 * config.width, config.width, bias=config.bias)
         self.activation = ACTIVATIONS[config.activation]()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -140,7 +141,7 @@ class GPT2(nn.Module):
         super().__init__()
         self.config = config
         self.transformer = Transformer(config)
-        self.lm_head = nn.Linear(config.width, config.vocabulary_size, bias=False)
+        self.lm_head = Linear(config.width, config.vocabulary_size, bias=False)
         if config.tied_head:
             self.lm_head.weight = self.transformer.wte.weight
         initialize(self, config.layers, deviation)

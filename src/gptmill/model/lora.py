@@ -7,7 +7,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from gptmill.model.products import linear
 
 
 class LowRankLinear(nn.Module):
@@ -25,7 +26,7 @@ class LowRankLinear(nn.Module):
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x) + self.scale * F.linear(F.linear(x, self.down), self.up)
+        return self.layer(x) + self.scale * linear(linear(x, self.down), self.up)
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
