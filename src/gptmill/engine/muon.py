@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from gptmill.engine.workers import ALONE, Workers
-from gptmill.model.products import batched_product
 
 # One quintic a step: the first three of Polar Express (Amsel et al. 2025), each the best after
 # those before it for singular values from 0.001 to 1. Five are usual; docs/log.md has others.
@@ -83,18 +82,18 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    square = batched_product(x, x.mT)
-    whole = factor = _polynomial(square, *COEFFICIENTS[0])
+    square = x @ x.mT
+    product = factor = _polynomial(square, *COEFFICIENTS[0])
     for coefficients in COEFFICIENTS[1:]:
-        square = batched_product(batched_product(factor, square), factor)
+        square = factor @ square @ factor
         factor = _polynomial(square, *coefficients)
-        whole = batched_product(factor, whole)
-    x = batched_product(whole, x)
+        product = factor @ product
+    x = product @ x
     return x.mT if tall else x
 
 
 def _polynomial(square: Tensor, a: float, b: float, c: float) -> Tensor:
     """a + b·s + c·s² of squares [B, R, R]."""
-    result = b * square + c * batched_product(square, square)
+    result = torch.baddbmm(square, square, square, beta=b, alpha=c)
     result.diagonal(dim1=1, dim2=2).add_(a)
     return result

@@ -30,17 +30,9 @@ class Linear(nn.Linear):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x·weightᵀ + bias, x [..., K], weight [C, K], bias [C]: [..., C], differentiable."""
-    if _is_for_onednn(x, x.numel() * len(weight)):
+    if _is_for_onednn(x, weight):
         return _Linear.apply(x, weight, bias)
     return F.linear(x, weight, bias)
-
-
-@torch.no_grad()
-def batched_product(left: Tensor, right: Tensor) -> Tensor:
-    """`left @ right` of batches [B, R, K] and [B, K, C], not differentiable."""
-    if _is_for_onednn(left, left[0].numel() * right.shape[2]):
-        return torch.stack([_onednn(a, b.T) for a, b in zip(left.unbind(), right.unbind())])
-    return left @ right
 
 
 class _Linear(torch.autograd.Function):
@@ -68,10 +60,10 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-def _is_for_onednn(x: Tensor, multiplications: int) -> bool:
-    """Whether a product of `x` is oneDNN's; it takes some 10 µs to set up."""
+def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Whether x·weightᵀ is oneDNN's: its calls take some 10 µs to set up."""
     return (
-        multiplications >= 2**20
+        x.numel() * len(weight) >= 2**20  # multiplications
         and onednn_is_quicker()
         and x.device.type == "cpu"
         and x.dtype == torch.float32

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from gptmill.model import products
-from gptmill.model.products import Linear, batched_product, linear, onednn_is_quicker
+from gptmill.model.products import Linear, linear, onednn_is_quicker
 
 needs_onednn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this PyTorch was built without oneDNN"
@@ -43,14 +43,6 @@ def test_a_layer_and_its_gradients(library: list[tuple], bias: bool) -> None:
         torch.testing.assert_close(parameter.grad.double(), reference.grad, atol=1e-4, rtol=0)
     products_of_onednn = [(4, 32, 128, 192), (4, 32, 192, 128), (192, 128, 128)]
     assert library[1:4] == (products_of_onednn if library[0] else [])
-
-
-def test_batches_of_matrices(library: list[tuple]) -> None:
-    torch.manual_seed(0)
-    left, right = torch.randn(3, 128, 96), torch.randn(3, 112, 96).mT
-    found = batched_product(left, right)
-    torch.testing.assert_close(found.double(), left.double() @ right.double(), atol=1e-4, rtol=0)
-    assert len(library) == (4 if library[0] else 1)
 
 
 def test_small_products_and_other_precisions_stay(library: list[tuple]) -> None:
