@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+OPERATOR = "_linear_pointwise"
+
 
 @cache
 def onednn_is_quicker() -> bool:
@@ -18,7 +20,9 @@ def onednn_is_quicker() -> bool:
     timing, so that one machine always gives the same bytes."""
     processor = torch.cpu.get_capabilities()
     amd = str(processor.get("cpu_name", "")).startswith("AMD")
-    return amd and bool(processor.get("avx512_f")) and torch.backends.mkldnn.is_available()
+    # The operator is PyTorch's own compiler's, not its public interface: a later one may lack it.
+    available = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, OPERATOR)
+    return amd and bool(processor.get("avx512_f")) and available
 
 
 class Linear(nn.Linear):
@@ -57,7 +61,7 @@ class _Linear(torch.autograd.Function):
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x·weightᵀ + bias."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return getattr(torch.ops.mkldnn, OPERATOR)(x, weight, bias, "none", [], "")
 
 
 def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
