@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 MODEL_GRAPH = 7
-GRAPH_INITIALIZER = 5
+GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_OUTPUT = 1, 5, 12
+NODE_OUTPUT, NODE_TYPE = 2, 4
+VALUE_NAME = 1
 TENSOR_RAW_DATA, TENSOR_EXTERNAL_DATA, TENSOR_DATA_LOCATION = 9, 13, 14
 ENTRY_KEY, ENTRY_VALUE = 1, 2
 EXTERNAL = 1  # of TensorProto.DataLocation
@@ -31,28 +33,46 @@ class Field(NamedTuple):
     end: int
 
 
-def mapped_model(path: Path) -> bytes:
+def mapped_model(path: Path, output_of: str = "") -> bytes:
     """The model at `path`, its large tensors referred to by offset in the same file.
+
+    Args:
+        output_of: a type of operator; the output of the last one is the model's only output.
 
     Raises:
         ValueError: the file is empty, or no protobuf from end to end.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as model:
         return b"".join(
-            _message(MODEL_GRAPH, _graph(model, field, path.name))
+            _message(MODEL_GRAPH, _graph(model, field, path.name, output_of))
             if field.number == MODEL_GRAPH
             else model[field.start : field.end]
             for field in _fields(model, 0, len(model))
         )
 
 
-def _graph(model: mmap.mmap, graph: Field, name: str) -> bytes:
-    return b"".join(
-        _message(GRAPH_INITIALIZER, _tensor(model, field, name))
-        if field.number == GRAPH_INITIALIZER
-        else model[field.start : field.end]
-        for field in _fields(model, graph.payload, graph.end)
-    )
+def _graph(model: mmap.mmap, graph: Field, name: str, output_of: str) -> bytes:
+    parts, output = [], b""
+    for field in _fields(model, graph.payload, graph.end):
+        if field.number == GRAPH_NODE and output_of:
+            output = _output_of(model, field, output_of.encode()) or output
+        if field.number == GRAPH_INITIALIZER:
+            parts.append(_message(GRAPH_INITIALIZER, _tensor(model, field, name)))
+        elif field.number != GRAPH_OUTPUT or not output_of:
+            parts.append(model[field.start : field.end])
+    if output_of:
+        parts.append(_message(GRAPH_OUTPUT, _message(VALUE_NAME, output)))
+    return b"".join(parts)
+
+
+def _output_of(model: mmap.mmap, node: Field, kind: bytes) -> bytes:
+    """The name of a node's output if it is of this kind."""
+    values = {
+        field.number: model[field.payload : field.end]
+        for field in _fields(model, node.payload, node.end)
+        if field.number in (NODE_OUTPUT, NODE_TYPE)
+    }
+    return values[NODE_OUTPUT] if values.get(NODE_TYPE) == kind else b""
 
 
 def _tensor(model: mmap.mmap, tensor: Field, name: str) -> bytes:

@@ -30,11 +30,14 @@ SPINNING = "session.intra_op.allow_spinning"
 ERRORS_ONLY = 3  # ONNX Runtime's log level
 
 
-def open_session(folder: Path, threads: int | None = None) -> ort.InferenceSession:
+def open_session(
+    folder: Path, threads: int | None = None, output_of: str = ""
+) -> ort.InferenceSession:
     """Load a folder's `model.onnx` on the CPU.
 
     Args:
         threads: CPU threads of one operator; None takes every physical core.
+        output_of: as for `mapped_model`.
 
     Raises:
         UserError: the file is missing, damaged, or without its data file.
@@ -49,7 +52,7 @@ def open_session(folder: Path, threads: int | None = None) -> ort.InferenceSessi
     # Waiting at full speed gains nothing on a quiet machine and loses half beside a busy one.
     options.add_session_config_entry(SPINNING, "0")
     try:
-        model = mapped_model(path)
+        model = mapped_model(path, output_of)
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # every failure is a class of its own, none documented
         reason = str(error).splitlines()[0]

@@ -1,63 +1,196 @@
-"""What both protocols need: answers that end when their client leaves."""
+"""One way down for every protocol: from a body to answers, and from answers to what is sent.
+
+A protocol is a `Question`, which says what a body means to a model, and a `Wording`, which says how
+the answers look. Answers end when their client leaves.
+"""
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol, TypeVar
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from gptmill.serve.answer import Answer
+from gptmill.serve.engine import Finished, Piece
 from gptmill.serve.guard import CLIENT_LEFT
+from gptmill.serve.language_model import Ask, LanguageModel
 from gptmill.serve.refusal import Refused
+from gptmill.serve.service import Service
 
 Result = TypeVar("Result")
 
 
-class Answering(Protocol):
-    """An `Answer`, or several."""
+class Question(Protocol):
+    """A body that wants text: `tries` answers to each of its prompts, of which `n` are kept."""
+
+    model: str
+    stream: bool
+    n: int
+
+    @property
+    def keep_alive(self) -> float | None:
+        """Seconds that the model stays open; None for as long as the server."""
+
+    @property
+    def tries(self) -> int:
+        """Answers to each prompt that are computed."""
+
+    @property
+    def keeps_scores(self) -> bool:
+        """Whether the scores of tokens are for the client, not for choosing among tries alone."""
+
+    def asks(self, model: LanguageModel, limit: int) -> list[Ask]:
+        """What it means to a model; `limit` is how many tokens the server allows."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One question under way: when it came (`time.monotonic()`), and how long loading took."""
+
+    question: Any
+    model: LanguageModel
+    asks: list[Ask]
+    started: float
+    load_seconds: float
+
+
+class Usage(NamedTuple):
+    """Tokens of a whole answer."""
+
+    prompt: int
+    generated: int
+
+
+class Wording(Protocol):
+    """How a protocol words the answers to one question, which are numbered from 0."""
+
+    media_type: str
+
+    def chunk(self, index: int, piece: Piece) -> bytes:
+        """A piece of a stream."""
+
+    def end(self, index: int, finished: Finished) -> bytes:
+        """The end of one answer in a stream."""
+
+    def last(self, usage: Usage) -> bytes:
+        """The end of the stream."""
+
+    def error(self, error: Refused) -> bytes:
+        """A failure in the midst of a stream, which ends it."""
+
+    def whole(self, answers: Sequence[tuple[Piece, Finished]], usage: Usage) -> dict[str, Any]:
+        """All answers at once."""
+
+
+async def reply(
+    service: Service, question: Question, http: Request, wording: Callable[[Exchange], Wording]
+) -> Response:
+    """The answers to a question as they come, or in one. What fails before the first token has a
+    status."""
+    started, deadline = time.monotonic(), service.deadline()
+    async with service.using(question.model, deadline, question.keep_alive) as model:
+        loaded = time.monotonic() - started
+        asks = await service.work(deadline, question.asks, model, service.limits.max_tokens)
+        client, stream = client_of(http), question.stream
+        answers = await service.ask(model, asks, deadline, client, stream=stream)
+    exchange = Exchange(question, model, asks, started, loaded)
+    answering = Answering(answers, question, wording(exchange))
+    try:
+        await until_gone(http, answering.ready())
+        if stream:
+            return Stream(answering)
+        return JSONResponse(await until_gone(http, answering.whole()))
+    except BaseException:
+        answering.cancel()
+        raise
+
+
+class Answering:
+    """The answers to one question, prompt after prompt, and their wording."""
+
+    def __init__(self, answers: list[Answer], question: Question, wording: Wording) -> None:
+        self._answers, self._question, self.wording = answers, question, wording
 
     async def ready(self) -> None:
-        """Wait until it begins, so that what fails at once has a status of its own."""
+        """Wait for the first event of each; see `Answer.ready`."""
+        await asyncio.gather(*(answer.ready() for answer in self._answers))
 
     def cancel(self) -> None:
-        """Free what it holds."""
+        """Free what the answers hold."""
+        for answer in self._answers:
+            answer.cancel()
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """Pieces as they come; the answers take turns."""
+        try:
+            async for index, piece in _together(self._answers):
+                if piece is None:
+                    yield self.wording.end(index, self._answers[index].finished)
+                else:
+                    yield self.wording.chunk(index, piece)
+            yield self.wording.last(self._usage())
+        except Refused as error:
+            yield self.wording.error(error)
+
+    async def whole(self) -> dict[str, Any]:
+        """All answers in one; of several tries those whose tokens are likeliest on average."""
+        pieces = await asyncio.gather(*(answer.whole() for answer in self._answers))
+        tries, n, kept = self._question.tries, self._question.n, []
+        for first in range(0, len(pieces), tries):
+            group = range(first, first + tries)
+            if tries > n:
+                group = sorted(group, key=lambda at: -_mean_logprob(pieces[at]))[:n]
+            kept += group
+        answers = [(self._as_asked(pieces[at]), self._answers[at].finished) for at in kept]
+        return self.wording.whole(answers, self._usage())
+
+    def _as_asked(self, piece: Piece) -> Piece:
+        return piece if self._question.keeps_scores else piece._replace(scored=[])
+
+    def _usage(self) -> Usage:
+        read = sum(one.finished.prompt_tokens for one in self._answers[:: self._question.tries])
+        return Usage(read, sum(len(answer.finished.ids) for answer in self._answers))
 
 
 class Stream(StreamingResponse):
-    """An answer sent as it comes, and cancelled however its sending ends."""
+    """Answers sent as they come, and cancelled however their sending ends."""
 
-    def __init__(self, content: AsyncIterator[bytes], answer: "Answering", media_type: str) -> None:
+    def __init__(self, answering: Answering) -> None:
         # Proxies that buffer would hold back what is meant to come at once.
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(content, media_type=media_type, headers=headers)
-        self._answer = answer
+        media_type = answering.wording.media_type
+        super().__init__(answering.stream(), media_type=media_type, headers=headers)
+        self._answering = answering
 
     async def __call__(self, scope, receive, send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._answer.cancel()
+            self._answering.cancel()
 
 
-async def respond(
-    http: Request,
-    answer: "Answering",
-    *,
-    stream: bool,
-    media_type: str,
-    chunks: Callable[[], AsyncIterator[bytes]],
-    whole: Callable[[], Awaitable[dict[str, Any]]],
-) -> Response:
-    """An answer as it comes, or in one. What fails before its first token has a status."""
+async def _together(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Piece | None]]:
+    """The pieces of several answers as they come, by the answer's index, and None at each end."""
+    coming = {asyncio.ensure_future(one.next_piece()): at for at, one in enumerate(answers)}
     try:
-        await until_gone(http, answer.ready())
-        if stream:
-            return Stream(chunks(), answer, media_type)
-        return JSONResponse(await until_gone(http, whole()))
-    except BaseException:
-        answer.cancel()
-        raise
+        while coming:
+            done, _ = await asyncio.wait(coming, return_when=asyncio.FIRST_COMPLETED)
+            for task in sorted(done, key=coming.__getitem__):
+                index, piece = coming.pop(task), task.result()
+                if piece is not None:
+                    coming[asyncio.ensure_future(answers[index].next_piece())] = index
+                yield index, piece
+    finally:
+        for task in coming:
+            task.cancel()
+
+
+def _mean_logprob(piece: Piece) -> float:
+    logprobs = [one.chosen.logprob for one in piece.scored if one.chosen.logprob is not None]
+    return sum(logprobs) / max(1, len(logprobs))
 
 
 async def until_gone(http: Request, work: Awaitable[Result]) -> Result:
@@ -81,8 +214,3 @@ async def _left(http: Request) -> None:
 def client_of(http: Request) -> str:
     """Who asks, as far as places are shared: the address."""
     return http.client.host if http.client else ""
-
-
-def seed_or_random(seed: int | None) -> int:
-    """Any integer as a seed; a random one for none."""
-    return secrets.randbits(64) if seed is None else seed % 2**64

@@ -14,7 +14,7 @@ from pydantic import Field
 from starlette.exceptions import HTTPException
 
 from gptmill.errors import UserError
-from gptmill.serve import ollama, openai, token_paths
+from gptmill.serve import embedding_paths, ollama, openai, token_paths
 from gptmill.serve.access import Access
 from gptmill.serve.body import MAX_TEXTS, Body, ModelName
 from gptmill.serve.engine import SHUTTING_DOWN, Busy
@@ -73,6 +73,7 @@ def create_app(service: Service, access: Access) -> FastAPI:
     _add_errors(app)
     app.include_router(ollama.routes(service))
     app.include_router(openai.routes(service))
+    app.include_router(embedding_paths.routes(service))
     app.include_router(token_paths.routes(service))
     _add_own_routes(app, service, access)
     for path, file in page.items():

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
@@ -73,7 +74,8 @@ class Part(BaseModel):
             )
         neutral = self.unsupported[name]
         if neutral is not None and value not in neutral:
-            raise ValueError(f"{name} is not supported here, except as {neutral[0]!r}")
+            only = f", except as {neutral[0]!r}" if neutral else ""
+            raise ValueError(f"{name} is not supported here{only}")
 
 
 class Body(Part):
@@ -100,10 +102,13 @@ def sampling(names: Mapping[str, str], **options: Any) -> SamplingOptions:
 
     Args:
         names: the protocol's names of options, where they differ.
+        options: those of `SamplingOptions`; any integer is a seed, None a random one.
 
     Raises:
         UserError: a value is out of its range.
     """
+    seed = options.pop("seed")
+    options["seed"] = secrets.randbits(64) if seed is None else seed % 2**64
     try:
         return SamplingOptions(**options)
     except UserError as error:

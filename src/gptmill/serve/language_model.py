@@ -4,7 +4,10 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from gptmill.generate.sampling import SamplingOptions
+from gptmill.runtime.embedder import Embedder
 from gptmill.runtime.session import Generator
 from gptmill.serve.adjustment import Adjustment
 from gptmill.serve.catalogue import Card
@@ -76,17 +79,30 @@ class LanguageModel:
         )
         self._decoder = generator.decoder
         self._grammars: Grammars | None = None
-        self._grammars_lock = threading.Lock()
+        self._threads = limits.threads
+        self._embedder: Embedder | None = None
+        self._lazily = threading.Lock()  # held while what not every client needs is made
 
     def constraint(self, schema: dict[str, Any], deadline: float) -> Constraint:
         """What holds one response to a schema; see `Grammars.constraint`."""
-        with self._grammars_lock:
+        with self._lazily:
             self._grammars = self._grammars or Grammars(self.tokenizer)
         return self._grammars.constraint(schema, deadline)
 
     def prompt_scores(self, ids: list[int], top: int) -> list[Scored]:
         """The scores of a text that fits the context, apart from the engine's batch."""
         return prompt_scores(self._decoder.sibling(), ids, top, self.tokenizer.vocabulary_size)
+
+    @property
+    def width(self) -> int:
+        """Numbers of an embedding."""
+        return self.card.model.architecture.width
+
+    def embed(self, texts: list[list[int]]) -> np.ndarray:
+        """Vectors [texts, C] of token ids; see `Embedder.embed`."""
+        with self._lazily:
+            self._embedder = self._embedder or Embedder(self.card.folder, self._threads)
+        return self._embedder.embed(texts)
 
     def close(self) -> None:
         """End its requests."""

@@ -10,9 +10,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from gptmill.generate.sampling import SamplingOptions
 from gptmill.prompt import format_prompt
 from gptmill.serve.adjustment import Adjustment
-from gptmill.serve.answering import seed_or_random
 from gptmill.serve.body import MAX_MESSAGES, Body, ModelName, Part, Stops, sampling, stop_strings
 from gptmill.serve.language_model import Ask, LanguageModel
 from gptmill.serve.prompts import Message, conversation_ids
@@ -76,6 +76,27 @@ class Options(Part):
             )
         return self
 
+    def sampling(self, model: LanguageModel, most: int) -> SamplingOptions:
+        """How a model's tokens are chosen, at most so many."""
+        return sampling(
+            NAMES,
+            max_new_tokens=most,
+            temperature=self.temperature,
+            top_k=max(0, self.top_k),
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.penalty,
+            stop_tokens=model.stop_tokens,
+            stop_strings=stop_strings(self.stop),
+            seed=self.seed,
+        )
+
+    def adjustment(self) -> Adjustment | None:
+        """What they do to logits; None for nothing."""
+        if not self.presence_penalty and not self.frequency_penalty:
+            return None
+        return Adjustment({}, self.presence_penalty, self.frequency_penalty)
+
 
 OPTION_NAMES = {*Options.model_fields, *Options.without_effect, *Options.unsupported}
 
@@ -116,6 +137,10 @@ class Asked(Body):
         given = {name: part for name, part in options.items() if part is not None}
         return {**rest, "options": {**beside, **given}}
 
+    n: ClassVar = 1
+    tries: ClassVar = 1
+    keeps_scores: ClassVar = True
+
     @field_validator("keep_alive")
     @classmethod
     def _duration(cls, value: float | str | None) -> float | None:
@@ -128,6 +153,41 @@ class Asked(Body):
             return ANY_OBJECT
         return None if self.format in (None, "") else self.format
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it only asks to load the model, or to unload it."""
+        raise NotImplementedError
+
+    def prompt_ids(self, model: LanguageModel, context: int) -> list[int]:
+        """The prompt, within so many tokens if it may be truncated."""
+        raise NotImplementedError
+
+    def refuse_unsupported(self) -> None:
+        """Say no to what would otherwise silently change nothing."""
+        for name in ("suffix", "template", "images", "tools", "think"):
+            if getattr(self, name, None):
+                raise Refused(400, f'"{self.model}" does not support {name}')
+
+    def asks(self, model: LanguageModel, limit: int) -> list[Ask]:
+        """What it means to a model; `limit` is how many tokens the server allows."""
+        options, schema = self.options, self.schema_wanted
+        context = min(options.num_ctx or model.context_length, model.context_length)
+        ids = self.prompt_ids(model, context) or [model.tokenizer.beginning_of_text]
+        if len(ids) > context and not self.truncate:
+            raise Refused(
+                400,
+                f"the input length exceeds the context length: it has {len(ids)} tokens, the "
+                f"context {context}",
+            )
+        most = _most_tokens(options.num_predict, limit)
+        # What a JSON text began with must be in sight to its end.
+        unbounded_json = schema is not None and options.num_predict == -1
+        if not self.shift or options.num_predict == -2 or unbounded_json:
+            most = max(1, min(most, context - len(ids)))
+        top = self.top_logprobs if self.logprobs else None
+        chosen = options.sampling(model, most)
+        return [Ask(ids, chosen, context, top, schema, self.end_logprob, options.adjustment())]
+
 
 class Generate(Asked):
     """`/api/generate`."""
@@ -139,6 +199,20 @@ class Generate(Asked):
     suffix: str = ""
     template: str = ""
     images: list[Any] = []
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.prompt or self.context)
+
+    def prompt_ids(self, model: LanguageModel, context: int) -> list[int]:
+        text = self.prompt
+        if not self.raw:
+            if model.prompt_style is not None:
+                text = format_prompt({"instruction": text, "input": ""}, model.prompt_style)
+            text = f"{self.system}\n\n{text}" if self.system else text
+        if any(not 0 <= id < model.tokenizer.vocabulary_size for id in self.context):
+            raise Refused(400, "context has ids that this model has not")
+        return [*self.context, *model.tokenizer.encode(text)]
 
 
 class Turn(Part):
@@ -158,6 +232,30 @@ class Chat(Asked):
 
     messages: Annotated[list[Turn], Field(max_length=MAX_MESSAGES)] = []
     tools: list[Any] = []
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.messages
+
+    def refuse_unsupported(self) -> None:
+        super().refuse_unsupported()
+        if any(turn.images for turn in self.messages):
+            raise Refused(400, f'"{self.model}" does not support images')
+
+    def prompt_ids(self, model: LanguageModel, context: int) -> list[int]:
+        if model.prompt_style is None:
+            raise Refused(
+                400,
+                f'"{self.model}" does not support chat: it continues a text, ask /api/generate',
+            )
+        # The context less a quarter, or less a shorter answer.
+        room = context - _most_tokens(self.options.num_predict, context // 4)
+        return conversation_ids(
+            [Message(turn.role, turn.content) for turn in self.messages],
+            model.prompt_style,
+            model.tokenizer,
+            room if self.truncate else None,
+        )
 
 
 class Named(Body):
@@ -186,86 +284,6 @@ def seconds_of(value: float | str) -> float:
     return math.inf if value < 0 else value
 
 
-def is_empty(body: Asked) -> bool:
-    """Whether it only asks to load the model, or to unload it."""
-    return not (body.messages if isinstance(body, Chat) else body.prompt or body.context)
-
-
-def refuse_unsupported(body: Asked) -> None:
-    """Say no to what would otherwise silently change nothing."""
-    for name in ("suffix", "template", "images", "tools", "think"):
-        if getattr(body, name, None):
-            raise Refused(400, f'"{body.model}" does not support {name}')
-    if any(turn.images for turn in getattr(body, "messages", [])):
-        raise Refused(400, f'"{body.model}" does not support images')
-
-
-def ask_of(body: Asked, model: LanguageModel, limit: int) -> Ask:
-    """What a body means to a model.
-
-    Args:
-        limit: tokens of a response that the server allows.
-    """
-    options = body.options
-    context = min(options.num_ctx or model.context_length, model.context_length)
-    ids = (_chat_ids if isinstance(body, Chat) else _generate_ids)(body, model, context)
-    ids = ids or [model.tokenizer.beginning_of_text]
-    if len(ids) > context and not body.truncate:
-        raise Refused(
-            400,
-            f"the input length exceeds the context length: it has {len(ids)} tokens, the context "
-            f"{context}",
-        )
-    most = _most_tokens(options.num_predict, limit)
-    # What a JSON text began with must be in sight to its end.
-    unbounded_json = body.schema_wanted is not None and options.num_predict == -1
-    if not body.shift or options.num_predict == -2 or unbounded_json:
-        most = max(1, min(most, context - len(ids)))
-    chosen = sampling(
-        NAMES,
-        max_new_tokens=most,
-        temperature=options.temperature,
-        top_k=max(0, options.top_k),
-        top_p=options.top_p,
-        min_p=options.min_p,
-        repetition_penalty=options.penalty,
-        stop_tokens=model.stop_tokens,
-        stop_strings=stop_strings(options.stop),
-        seed=seed_or_random(options.seed),
-    )
-    top = body.top_logprobs if body.logprobs else None
-    adjustment = None
-    if options.presence_penalty or options.frequency_penalty:
-        adjustment = Adjustment({}, options.presence_penalty, options.frequency_penalty)
-    return Ask(ids, chosen, context, top, body.schema_wanted, body.end_logprob, adjustment)
-
-
 def _most_tokens(wanted: int, limit: int) -> int:
     """Tokens of a response: below 0 is without end, which here ends at the server's limit."""
     return limit if wanted < 0 else min(wanted, limit)
-
-
-def _chat_ids(body: Chat, model: LanguageModel, context: int) -> list[int]:
-    if model.prompt_style is None:
-        raise Refused(
-            400, f'"{body.model}" does not support chat: it continues a text, ask /api/generate'
-        )
-    # The context less a quarter, or less a shorter answer.
-    room = context - _most_tokens(body.options.num_predict, context // 4)
-    return conversation_ids(
-        [Message(turn.role, turn.content) for turn in body.messages],
-        model.prompt_style,
-        model.tokenizer,
-        room if body.truncate else None,
-    )
-
-
-def _generate_ids(body: Generate, model: LanguageModel, context: int) -> list[int]:
-    text = body.prompt
-    if not body.raw:
-        if model.prompt_style is not None:
-            text = format_prompt({"instruction": text, "input": ""}, model.prompt_style)
-        text = f"{body.system}\n\n{text}" if body.system else text
-    if any(not 0 <= id < model.tokenizer.vocabulary_size for id in body.context):
-        raise Refused(400, "context has ids that this model has not")
-    return [*body.context, *model.tokenizer.encode(text)]

@@ -70,4 +70,4 @@ def shown(card: Card) -> dict[str, Any]:
 
 
 def _capabilities(card: Card) -> list[str]:
-    return ["classify"] if card.is_classifier else ["completion"]
+    return ["classify"] if card.is_classifier else ["completion", "embedding"]

@@ -13,7 +13,6 @@ from pydantic import Field, field_validator, model_validator
 
 from gptmill.generate.sampling import SamplingOptions
 from gptmill.serve.adjustment import Adjustment
-from gptmill.serve.answering import seed_or_random
 from gptmill.serve.body import MAX_MESSAGES, Body, ModelName, Part, Stops, sampling, stop_strings
 from gptmill.serve.engine import Piece
 from gptmill.serve.language_model import Ask, LanguageModel
@@ -50,10 +49,10 @@ class Asked(Body):
     }  # fmt: skip
     sampled_names: ClassVar = {"max_new_tokens": "max_tokens"}
 
+    keep_alive: ClassVar = None
+
     model: ModelName
     stream: bool = False
-    stream_options: StreamOptions = StreamOptions()
-    max_tokens: int | None = Field(None, ge=1)
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
@@ -66,12 +65,6 @@ class Asked(Body):
     logit_bias: Annotated[dict[int, Bias], Field(max_length=MAX_BIASES)] = {}
     min_tokens: int = Field(0, ge=0)
     ignore_eos: bool = False
-    n: int = Field(1, ge=1, le=MAX_CHOICES)
-
-    @property
-    def tries(self) -> int:
-        """Answers to each prompt that are computed."""
-        return self.n
 
     def adjustment(self, model: LanguageModel, *, constrained: bool) -> Adjustment | None:
         """What it does to logits; None for nothing.
@@ -94,6 +87,58 @@ class Asked(Body):
         )
         changes = (made.bias, made.presence, made.frequency, made.min_tokens)
         return made if any(changes) else None
+
+    def sampling(self, model: LanguageModel, most: int) -> SamplingOptions:
+        """How a model's tokens are chosen, at most so many."""
+        return sampling(
+            self.sampled_names,
+            max_new_tokens=most,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            stop_tokens=model.stop_tokens,
+            stop_strings=stop_strings(self.stop),
+            seed=self.seed,
+        )
+
+    def ask_chat(
+        self,
+        messages: list[Message],
+        schema: dict[str, Any] | None,
+        top: int | None,
+        most: int,
+        model: LanguageModel,
+        field: str,
+    ) -> Ask:
+        """A conversation to be answered.
+
+        Args:
+            top: how many candidates of each token are scored; None scores none.
+            most: tokens of the answer.
+            field: where the conversation stands in the body.
+        """
+        if model.prompt_style is None:
+            raise Refused(400, f"{self.model} was not trained to chat: ask /v1/completions")
+        ids = conversation_ids(messages, model.prompt_style, model.tokenizer, None)
+        ids = ids or [model.tokenizer.beginning_of_text]
+        chosen = self.sampling(model, _room(ids, model, most, field))
+        adjustment = self.adjustment(model, constrained=schema is not None)
+        return Ask(ids, chosen, model.context_length, top, schema, adjustment=adjustment)
+
+
+class SeveralChoices(Asked):
+    """What `/v1/chat/completions` and `/v1/completions` have in common."""
+
+    stream_options: StreamOptions = StreamOptions()
+    max_tokens: int | None = Field(None, ge=1)
+    n: int = Field(1, ge=1, le=MAX_CHOICES)
+
+    @property
+    def tries(self) -> int:
+        """Answers to each prompt that are computed."""
+        return self.n
 
 
 class ContentPart(Part):
@@ -160,7 +205,7 @@ class ResponseFormat(Part):
         return ANY_OBJECT if self.schema_ is None else self.schema_
 
 
-class Chat(Asked):
+class Chat(SeveralChoices):
     """`/v1/chat/completions`."""
 
     unsupported: ClassVar = {**Asked.unsupported, "best_of": (1,), "echo": (False,)}
@@ -170,25 +215,19 @@ class Chat(Asked):
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=20)
     response_format: ResponseFormat | None = None
+    keeps_scores: ClassVar = True
 
     def asks(self, model: LanguageModel, limit: int) -> list[Ask]:
         """What it means to a model; `limit` is how many tokens the server allows."""
-        if model.prompt_style is None:
-            raise Refused(400, f"{self.model} was not trained to chat: ask /v1/completions")
         messages = [message.message() for message in self.messages]
-        ids = conversation_ids(messages, model.prompt_style, model.tokenizer, None)
-        ids = ids or [model.tokenizer.beginning_of_text]
         schema = self.response_format.schema_wanted() if self.response_format else None
-        wanted = self.max_completion_tokens or self.max_tokens or limit
-        most = _room(ids, model, min(wanted, limit), "messages")
         top = self.top_logprobs if self.logprobs else None
-        adjustment = self.adjustment(model, constrained=schema is not None)
-        chosen = _sampling(self, model, most)
-        ask = Ask(ids, chosen, model.context_length, top, schema, adjustment=adjustment)
+        most = min(self.max_completion_tokens or self.max_tokens or limit, limit)
+        ask = self.ask_chat(messages, schema, top, most, model, "messages")
         return [replace(ask, index=index) for index in range(self.n)]
 
 
-class Completion(Asked):
+class Completion(SeveralChoices):
     """`/v1/completions`, of a text or its token ids, or of several."""
 
     prompt: str | Prompts[str] | list[int] | Prompts[list[int]]
@@ -211,6 +250,11 @@ class Completion(Asked):
     def tries(self) -> int:
         return self.n if self.best_of is None else self.best_of
 
+    @property
+    def keeps_scores(self) -> bool:
+        """Whether the client wants scores, or `best_of` alone."""
+        return self.logprobs is not None
+
     def asks(self, model: LanguageModel, limit: int) -> list[Ask]:
         """What it means to a model; `limit` is how many tokens the server allows."""
         return [ask for prompt in self._prompts() for ask in self._of_one(prompt, model, limit)]
@@ -229,7 +273,7 @@ class Completion(Asked):
         most = _room(ids, model, min(wanted, limit), "prompt")
         ask = Ask(
             ids,
-            _sampling(self, model, max(1, most)),
+            self.sampling(model, max(1, most)),
             model.context_length,
             0 if self.tries > self.n and self.logprobs is None else self.logprobs,
             # Evaluators leave out the last of prompt and answer, whichever token it is.
@@ -264,18 +308,3 @@ def _room(ids: list[int], model: LanguageModel, most: int, field: str) -> int:
             field,
         )
     return min(most, context - len(ids))
-
-
-def _sampling(body: Asked, model: LanguageModel, most: int) -> SamplingOptions:
-    return sampling(
-        body.sampled_names,
-        max_new_tokens=most,
-        temperature=body.temperature,
-        top_k=body.top_k,
-        top_p=body.top_p,
-        min_p=body.min_p,
-        repetition_penalty=body.repetition_penalty,
-        stop_tokens=model.stop_tokens,
-        stop_strings=stop_strings(body.stop),
-        seed=seed_or_random(body.seed),
-    )

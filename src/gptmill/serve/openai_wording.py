@@ -1,110 +1,130 @@
-"""How OpenAI's paths wrap text."""
+"""How OpenAI's paths word text: server-sent events, or one object."""
 
 import codecs
+import json
+import secrets
 import time
 from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
-from gptmill.serve.engine import Piece
-from gptmill.serve.language_model import LanguageModel
+from gptmill.serve.answering import Exchange, Usage
+from gptmill.serve.engine import Finished, Piece
+from gptmill.serve.refusal import Refused, error_body
 from gptmill.serve.scores import Candidate, Scored
 from gptmill.tokenizer import Tokenizer
 
 
-class Wording(ABC):
-    """How a path wraps text; one object per answer.
+class OpenAIWording(ABC):
+    """What `/v1/chat/completions` and `/v1/completions` have in common."""
 
-    Args:
-        answer_id: of the whole answer, which its choices share.
-        index: the choice's.
-    """
-
+    media_type = "text/event-stream"
     prefix: str
     whole_object: str
     chunk_object: str
 
-    def __init__(self, name: str, model: LanguageModel, answer_id: str, index: int = 0) -> None:
-        self._model = name
-        self._tokenizer = model.tokenizer
-        self._id, self._index = f"{self.prefix}-{answer_id}", index
-        self._created = int(time.time())
-
-    def chunk(self, piece: Piece | None, reason: str | None) -> dict[str, Any]:
-        """A piece of a stream, or its end."""
-        choice = {"index": self._index, **self.part(piece), "finish_reason": reason}
-        return self.envelope(self.chunk_object, [choice])
-
-    def choice(self, piece: Piece, reason: str) -> dict[str, Any]:
-        """A choice of an answer in one."""
-        return {"index": self._index, **self.all(piece), "finish_reason": reason}
-
-    def envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        """What stands around choices."""
-        about = {"id": self._id, "object": kind, "created": self._created, "model": self._model}
-        return {**about, "choices": choices}
+    def __init__(self, exchange: Exchange) -> None:
+        self._question = exchange.question
+        self._tokenizer = exchange.model.tokenizer
+        self._id, self._created = f"{self.prefix}-{secrets.token_hex(12)}", int(time.time())
 
     @abstractmethod
-    def part(self, piece: Piece | None) -> dict[str, Any]:
-        """The text of a chunk."""
+    def part(self, index: int, piece: Piece | None) -> dict[str, Any]:
+        """The text of a choice's chunk; None is that of its end."""
 
     @abstractmethod
-    def all(self, piece: Piece) -> dict[str, Any]:
-        """The text of a whole answer."""
+    def all(self, index: int, piece: Piece) -> dict[str, Any]:
+        """The text of a whole choice."""
+
+    def chunk(self, index: int, piece: Piece) -> bytes:
+        return self._choice_event(index, self.part(index, piece), None)
+
+    def end(self, index: int, finished: Finished) -> bytes:
+        return self._choice_event(index, self.part(index, None), _reason(finished))
+
+    def last(self, usage: Usage) -> bytes:
+        done = b"data: [DONE]\n\n"
+        if not self._question.stream_options.include_usage:
+            return done
+        return event({**self._envelope(self.chunk_object, []), "usage": _usage(usage)}) + done
+
+    def error(self, error: Refused) -> bytes:
+        return event(error_body("/v1/", error))
+
+    def whole(self, answers: Sequence[tuple[Piece, Finished]], usage: Usage) -> dict[str, Any]:
+        choices = [
+            {"index": index, **self.all(index, piece), "finish_reason": _reason(finished)}
+            for index, (piece, finished) in enumerate(answers)
+        ]
+        return {**self._envelope(self.whole_object, choices), "usage": _usage(usage)}
+
+    def _choice_event(self, index: int, part: dict[str, Any], reason: str | None) -> bytes:
+        choice = {"index": index, **part, "finish_reason": reason}
+        usage = {"usage": None} if self._question.stream_options.include_usage else {}
+        return event({**self._envelope(self.chunk_object, [choice]), **usage})
+
+    def _envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        about = {"id": self._id, "object": kind, "created": self._created}
+        return {**about, "model": self._question.model, "choices": choices}
 
 
-class ChatWording(Wording):
+class ChatWording(OpenAIWording):
     """`/v1/chat/completions`."""
 
     prefix = "chatcmpl"
     whole_object, chunk_object = "chat.completion", "chat.completion.chunk"
-    _begun = False
 
-    def part(self, piece: Piece | None) -> dict[str, Any]:
-        delta = {} if self._begun else {"role": "assistant"}
-        self._begun = True
+    def __init__(self, exchange: Exchange) -> None:
+        super().__init__(exchange)
+        self._begun: set[int] = set()
+
+    def part(self, index: int, piece: Piece | None) -> dict[str, Any]:
+        delta = {} if index in self._begun else {"role": "assistant"}
+        self._begun.add(index)
         if piece is not None:
             delta["content"] = piece.text
         return {"delta": delta, "logprobs": self._logprobs(piece)}
 
-    def all(self, piece: Piece) -> dict[str, Any]:
+    def all(self, index: int, piece: Piece) -> dict[str, Any]:
         message = {"role": "assistant", "content": piece.text, "refusal": None}
         return {"message": message, "logprobs": self._logprobs(piece)}
 
     def _logprobs(self, piece: Piece | None) -> dict[str, Any] | None:
         if piece is None or not piece.scored:
             return None
-        return {"content": [self._scored(scored) for scored in piece.scored], "refusal": None}
-
-    def _scored(self, scored: Scored) -> dict[str, Any]:
-        top = [_candidate(self._tokenizer, candidate) for candidate in scored.top]
-        return {**_candidate(self._tokenizer, scored.chosen), "top_logprobs": top}
+        content = [token_scores(self._tokenizer, scored) for scored in piece.scored]
+        return {"content": content, "refusal": None}
 
 
-class CompletionWording(Wording):
+class CompletionWording(OpenAIWording):
     """`/v1/completions`."""
 
     prefix = "cmpl"
     whole_object = chunk_object = "text_completion"
 
-    def __init__(self, name: str, model: LanguageModel, answer_id: str, index: int = 0) -> None:
-        super().__init__(name, model, answer_id, index)
-        self._characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._offset = 0  # in characters of the answer, whatever its tokens look like
+    def __init__(self, exchange: Exchange) -> None:
+        super().__init__(exchange)
+        # Characters of each choice so far, whatever its tokens look like.
+        self._characters: dict[int, codecs.IncrementalDecoder] = defaultdict(
+            lambda: codecs.getincrementaldecoder("utf-8")(errors="replace")
+        )
+        self._offsets: dict[int, int] = defaultdict(int)
 
-    def part(self, piece: Piece | None) -> dict[str, Any]:
-        return self.all(piece or Piece("", []))
+    def part(self, index: int, piece: Piece | None) -> dict[str, Any]:
+        return self.all(index, piece or Piece("", []))
 
-    def all(self, piece: Piece) -> dict[str, Any]:
-        return {"text": piece.text, "logprobs": self._logprobs(piece.scored)}
+    def all(self, index: int, piece: Piece) -> dict[str, Any]:
+        return {"text": piece.text, "logprobs": self._logprobs(index, piece.scored)}
 
-    def _logprobs(self, scored: list[Scored]) -> dict[str, Any] | None:
+    def _logprobs(self, index: int, scored: list[Scored]) -> dict[str, Any] | None:
         if not scored:
             return None
         offsets = []
         for one in scored:
-            offsets.append(self._offset)
+            offsets.append(self._offsets[index])
             raw = self._tokenizer.decode_bytes([one.chosen.id])
-            self._offset += len(self._characters.decode(raw))
+            self._offsets[index] += len(self._characters[index].decode(raw))
         return {
             "tokens": [self._text(one.chosen) for one in scored],
             "token_logprobs": [one.chosen.logprob for one in scored],
@@ -126,7 +146,31 @@ class CompletionWording(Wording):
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
 
+def event(value: dict[str, Any], name: str = "") -> bytes:
+    """A server-sent event."""
+    head = f"event: {name}\n" if name else ""
+    return f"{head}data: {json.dumps(value, ensure_ascii=False)}\n\n".encode()
+
+
+def token_scores(tokenizer: Tokenizer, scored: Scored) -> dict[str, Any]:
+    """A token with its log-probability and the likeliest in its place."""
+    top = [_candidate(tokenizer, candidate) for candidate in scored.top]
+    return {**_candidate(tokenizer, scored.chosen), "top_logprobs": top}
+
+
 def _candidate(tokenizer: Tokenizer, candidate: Candidate) -> dict[str, Any]:
     raw = tokenizer.decode_bytes([candidate.id])
     text = raw.decode("utf-8", errors="replace")
     return {"token": text, "logprob": candidate.logprob, "bytes": list(raw)}
+
+
+def _reason(finished: Finished) -> str:
+    return "length" if finished.reason == "length" else "stop"
+
+
+def _usage(usage: Usage) -> dict[str, int]:
+    return {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.generated,
+        "total_tokens": sum(usage),
+    }

@@ -12,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from gptmill.errors import UserError
 from gptmill.runtime.session import Classification, Classifier
 from gptmill.serve.answer import Answer
@@ -21,7 +23,7 @@ from gptmill.serve.language_model import Ask, LanguageModel, Limits
 from gptmill.serve.metrics import Metrics
 from gptmill.serve.refusal import Refused, refusal
 
-TOGETHER = 32  # texts classified between two looks at the clock
+TOGETHER = 32  # texts classified or embedded between two looks at the clock
 LOOK_AGAIN = 0.2  # seconds until a busy model that is to be unloaded is looked at again
 # Schemas have threads of their own: the slowest of them hold up no plain text.
 TEXT_THREADS, SCHEMA_THREADS = 4, 2
@@ -45,7 +47,7 @@ class Service:
         self._opening = threading.Lock()
         self._preparing: Counter[str] = Counter()  # requests that are not with their engine yet
         self._ends: dict[str, tuple[asyncio.TimerHandle, datetime]] = {}
-        self._classifying = asyncio.Semaphore(1)
+        self._computing = asyncio.Semaphore(1)  # what no engine does: one has every core
         self._classifications = 0
         self._texts = ThreadPoolExecutor(TEXT_THREADS, "gptmill text")
         self._schemas = ThreadPoolExecutor(SCHEMA_THREADS, "gptmill schema")
@@ -154,11 +156,26 @@ class Service:
     async def _classified(self, card: Card, texts: list[str]) -> list[Classification]:
         classifier = await self._opened(card)
         results = []
-        async with self._classifying:  # one alone has every core
+        async with self._computing:
             for at in range(0, len(texts), TOGETHER):
                 part = texts[at : at + TOGETHER]
                 results += await asyncio.to_thread(_classify, classifier, part, at)
         return results
+
+    async def embed(
+        self, model: LanguageModel, texts: list[list[int]], deadline: float
+    ) -> np.ndarray:
+        """The vectors [texts, C] of texts, 504 where they take too long."""
+        return await self._within(deadline, self._embedded(model, texts))
+
+    async def _embedded(self, model: LanguageModel, texts: list[list[int]]) -> np.ndarray:
+        vectors = np.empty((len(texts), model.width), np.float32)
+        async with self._computing:
+            for at in range(0, len(texts), TOGETHER):
+                part = texts[at : at + TOGETHER]
+                vectors[at : at + TOGETHER] = await asyncio.to_thread(model.embed, part)
+        self.metrics.tokens.labels(model.card.name, "embedded").inc(sum(map(len, texts)))
+        return vectors
 
     def keep(self, card: Card, seconds: float) -> None:
         """Unload a model when nobody has used it for so long; infinity is never."""

@@ -210,7 +210,7 @@ def test_what_is_there(client, models):
     shown = client.show("instructions")
     assert shown.modelinfo["gpt2.context_length"] == CONTEXT
     assert "<|user|>\n{{ .Prompt }}\n<|assistant|>" in shown.template
-    assert shown.capabilities == ["completion"]
+    assert shown.capabilities == ["completion", "embedding"]
     assert client.show("classifier:latest").capabilities == ["classify"]
     client.generate("text", "")
     assert "text:latest" in [model.model for model in client.ps().models]

@@ -222,5 +222,5 @@ def test_what_changes_nothing_is_taken(client):
 
 
 def test_a_path_that_is_not_there(running):
-    answer = HTTP.get(f"{running.address}/v1/embeddings")
-    assert answer.status_code == 404 and "embeddings" in answer.json()["error"]["message"]
+    answer = HTTP.get(f"{running.address}/v1/moderations")
+    assert answer.status_code == 404 and "moderations" in answer.json()["error"]["message"]
