@@ -9,7 +9,7 @@ from gptmill.engine.checkpoint import Checkpoints, run_key
 from gptmill.engine.optim import build_optimizer
 from gptmill.engine.runtime import Runtime
 from gptmill.engine.state import TrainState
-from gptmill.engine.training import steps_of_epochs, train
+from gptmill.engine.training import show_finished, steps_of_epochs, train
 from gptmill.tasks.recipe import Recipe
 from gptmill.tracking import Stage
 from gptmill.weights.folder import save_model
@@ -28,7 +28,8 @@ def train_stage(
     metrics: Path,
     plots: Path,
 ) -> None:
-    """Train from the last checkpoint, and publish model, curves and metrics.
+    """Train from the last checkpoint, or take the finished training where only parameters have
+    changed that measure it (`checkpoint.AFTERWARDS`); publish model, curves and metrics.
 
     Args:
         name: the stage's name in dvc.yaml.
@@ -40,22 +41,28 @@ def train_stage(
     optimizer = build_optimizer(recipe.model, section.optimizer, runtime.workers(recipe.model))
     state = TrainState(recipe.model, optimizer, recipe.batches)
     checkpoints = Checkpoints(name, run_key([section, *keyed], list(inputs.values())))
-    checkpoints.load(state)
+    finished = not checkpoints.load(state) and checkpoints.load_finished(state, section)
     with Stage(name, section.model_dump(), inputs, state.run_id) as stage:
         state.run_id = stage.run_id
-        rate = train(
-            state,
-            recipe.task,
-            runtime,
-            steps=recipe.steps
-            or steps_of_epochs(recipe.batches, section.epochs, training.accumulation),
-            training=training,
-            optimizer=section.optimizer,
-            checkpoints=checkpoints,
-            evaluate=recipe.evaluate,
-            log=stage.log,
-            hooks=recipe.hooks(stage.text),
-        )
+        hooks = recipe.hooks(stage.text)
+        if finished:
+            rate = 0.0
+            show_finished(state, hooks, stage.log)
+        else:
+            rate = train(
+                state,
+                recipe.task,
+                runtime,
+                steps=recipe.steps
+                or steps_of_epochs(recipe.batches, section.epochs, training.accumulation),
+                training=training,
+                optimizer=section.optimizer,
+                checkpoints=checkpoints,
+                evaluate=recipe.evaluate,
+                log=stage.log,
+                hooks=hooks,
+            )
+            checkpoints.finish(state)
         result = recipe.finish(state, stage.text)
         provenance = stage.provenance() | result.origin
         save_model(output, recipe.model, recipe.tokenizer, provenance=provenance, **result.saved)
@@ -64,7 +71,8 @@ def train_stage(
         if result.shown is not None:
             stage.table(*result.shown)
         stage.write_metrics(metrics, result.metrics)
-        stage.timing({f"{recipe.task.unit}_per_second": rate})
-        if result.flops_per_target is not None:
+        if rate:
+            stage.timing({f"{recipe.task.unit}_per_second": rate})
+        if rate and result.flops_per_target is not None:
             stage.timing({"mfu": rate * result.flops_per_target / runtime.peak_flops()})
-    checkpoints.remove()
+    checkpoints.close(section)

@@ -2,8 +2,8 @@
 
 from typing import Literal, get_args, get_origin
 
-from gptmill.params import Parameters, sections_of, sources_of
-from gptmill.sources import Section
+from gptmill.params import Parameters
+from gptmill.sources import Section, sections_of, sources_of
 
 
 def describe(section: type[Section] = Parameters, prefix: str = "") -> list[tuple[str, str, str]]:

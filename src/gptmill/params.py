@@ -8,7 +8,7 @@ only stages and the command line call `load`.
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -26,8 +26,11 @@ from gptmill.sources import (
     Positive,
     Section,
     Text,
+    sections_of,
+    sources_of,
 )
 
+PRETRAINED = "models/pretrained"  # where dvc.yaml has it
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -349,6 +352,20 @@ class Parameters(Section):
     export_onnx: ExportOnnx
     judge: Judge
 
+    @model_validator(mode="after")
+    def _foundations_know_their_windows(self) -> "Parameters":
+        if self.pretrain.foundation.source != "none":
+            return self  # which may know more positions than it is trained on
+        for task in LoadGPT2.model_fields:
+            section, window = getattr(self.load_gpt2, task), self.pretrain.model.context_length
+            ours = section.source == "folder" and section.location == PRETRAINED
+            if ours and section.context_length > window:
+                raise ValueError(
+                    f"load_gpt2.{task}.context_length {section.context_length} is more than the "
+                    f"{window} positions of {PRETRAINED}, pretrain.model.context_length"
+                )
+        return self
+
 
 PARAMS_FILE = Path("params.yaml")
 _read: dict[Path, dict[str, Any]] = {}
@@ -430,13 +447,3 @@ def _keys_at(location: list[str]) -> list[str]:
         chosen = [k for k in kinds if "source" in k.model_fields and part in sources_of(k)]
         kinds = tuple(chosen) or sections_of(kinds[0].model_fields[part].annotation)
     return list(kinds[0].model_fields)
-
-
-def sections_of(annotation: Any) -> tuple[type[Section], ...]:
-    """The sections that a field may be: one, those of a choice, or none."""
-    kinds = get_args(annotation) or (annotation,)
-    return tuple(k for k in kinds if isinstance(k, type) and issubclass(k, Section))
-
-
-def sources_of(kind: type[Section]) -> tuple[str, ...]:
-    return get_args(kind.model_fields["source"].annotation)

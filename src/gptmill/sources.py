@@ -1,6 +1,6 @@
 """Where a data set comes from, as params.yaml says it: each source has keys of its own."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -75,3 +75,14 @@ Labelled = Annotated[
 ]
 Entries = Annotated[Embedded | Files | Manifest | Hub, Field(discriminator="source")]
 Dataset = Embedded | Files | Manifest | Stdlib | Hub
+
+
+def sections_of(annotation: Any) -> tuple[type[Section], ...]:
+    """The sections that a field may be: one, those of a choice, or none."""
+    kinds = get_args(annotation) or (annotation,)
+    return tuple(k for k in kinds if isinstance(k, type) and issubclass(k, Section))
+
+
+def sources_of(kind: type[Section]) -> tuple[str, ...]:
+    """What `source` may say in a section."""
+    return get_args(kind.model_fields["source"].annotation)

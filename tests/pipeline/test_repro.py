@@ -204,4 +204,20 @@ def test_a_killed_pretraining_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     for name in ("training.csv", "evaluation.csv", "samples.json"):
         path = Path("plots/pretrain") / name
         assert (killed.root / path).read_bytes() == (straight.root / path).read_bytes(), name
-    assert not list(killed.root.glob(".state/pretrain/*"))
+    assert not list(killed.root.glob(".state/pretrain/*/step-*"))
+
+    # What only measures: the finished training is taken, and gives what a new one would.
+    for project in (straight, killed):
+        project.set_parameters({"pretrain.evaluation_stride": 32})
+    shutil.rmtree(straight.root / ".state/pretrain")
+    before = (killed.root / "metrics/pretrain.json").read_bytes()
+    trained, measured = (p.run("dvc", "repro", "pretrain").stderr for p in (straight, killed))
+    assert "60 steps is measured anew" in measured
+    assert "measured anew" not in trained
+    assert (killed.root / "metrics/pretrain.json").read_bytes() != before
+    for name in (
+        "models/pretrained/model.safetensors",
+        "metrics/pretrain.json",
+        *(f"plots/pretrain/{name}" for name in ("training.csv", "evaluation.csv", "samples.json")),
+    ):
+        assert (killed.root / name).read_bytes() == (straight.root / name).read_bytes(), name

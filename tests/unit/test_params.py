@@ -152,6 +152,7 @@ def test_manifests_of_every_profile_exist() -> None:
         ({"tokenize": {"test_fraction": 0.95}}, "tokenize: .*leave nothing to train on"),
         ({"prepare_classification": {"train_fraction": 0.9}}, "prepare_classification: .*a test"),
         ({"prepare_instructions": {"test_fraction": 0.15}}, "prepare_instructions: .*validate"),
+        ({"load_gpt2": {"classifier": {"context_length": 4096}}}, "classifier.context_length 4096"),
     ],
 )
 def test_parameters_are_checked_against_each_other(values: dict, changes: dict, told: str) -> None:

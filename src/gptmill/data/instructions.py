@@ -77,7 +77,7 @@ def prepare(
     else:
         parts = _by_position(entries, train_fraction, test_fraction)
     dropped = _drop_repeated(parts)
-    empty = next((split for split in ("train", "test") if not parts[split]), None)
+    empty = next((split for split in SPLITS if not parts[split]), None)
     if empty:
         raise UserError(f"{raw}: {len(entries)} entries leave none for {empty}: add entries")
     with atomic_folder(folder) as beside:

@@ -3,41 +3,52 @@
 DVC deletes a stage's outputs before it runs, so what is in progress lives in
 `.state/<stage>/<key>`, a folder git ignores. The key hashes parameters, inputs and code: a change
 in any of them starts anew. A checkpoint's name carries the SHA-256 of its bytes; what does not
-agree with its name is not used, and the one before it is.
+agree with its name is not used, and the one before it is. Of a stage's last finished run the
+weights stay, so that what only measures them can change without training again.
 """
 
 import hashlib
 import json
 import os
 import re
-import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
+from torch import nn
 from torch.utils.serialization import config as serialization
 
 from gptmill.engine.state import TrainState
 from gptmill.errors import UserError
-from gptmill.files import atomic_file, flush_to_disk, remove, sha256, sha256_tree, state_root
+from gptmill.files import (
+    atomic_file,
+    flush_to_disk,
+    read_json,
+    remove,
+    sha256,
+    sha256_tree,
+    state_root,
+    write_json,
+)
 from gptmill.process.interrupt import keeps
 from gptmill.process.leftovers import clear_beside, size
 
 PACKAGE = Path(__file__).parents[1]
 KEPT = 2  # checkpoints: the last one, and the one before if that is damaged
 KEPT_SECONDS = 24 * 3600.0  # for an unfinished run of other parameters, to be gone on with
-NAME = re.compile(r"step-(\d+)-([0-9a-f]{64})\.pt")
+NAME = re.compile(r"(step|finished)-(\d+)-([0-9a-f]{64})\.pt")
+MEASURED = "measured.json"  # beside a finished training: the values of AFTERWARDS it was read with
 
 
-# Parameters that only measure or show what was trained: another value continues the same training.
-AFTERWARDS = {
-    "evaluation_stride", "sample_every", "prompt", "sampling", "completions", "threshold",
-}  # fmt: skip
+# Parameters that only measure or show what was trained: another value continues the same training,
+# and a finished one is measured anew.
+SHOWN = {"sample_every", "prompt", "sampling"}  # of the samples along the way
+AFTERWARDS = {"evaluation_stride", "completions", "threshold"} | SHOWN
 
 
 def run_key(parameters: list[BaseModel], inputs: list[Path]) -> str:
@@ -72,49 +83,94 @@ class Checkpoints:
         Our hash takes the place of the zip's own checksums, which nothing reads: 2.2 s instead of
         1.6 for the 1.5 GB of 124M parameters, on one core without instructions for it.
         """
+        self._write("step", state, state.state_dict())
+        for _, _, path in self._saved("step")[KEPT:]:
+            path.unlink()
+
+    def _write(self, kind: str, state: TrainState, values: dict[str, Any]) -> None:
         with atomic_file(self._unnamed) as beside, beside.open("wb") as file:
             hashing = _Hashing(file)
             with serialization.patch("save.compute_crc32", False):
-                torch.save(state.state_dict(), hashing)
+                torch.save(values, hashing)
         digest = hashing.digest.hexdigest()
-        self._unnamed.replace(self.folder / f"step-{state.step:09}-{digest}.pt")
+        self._unnamed.replace(self.folder / f"{kind}-{state.step:09}-{digest}.pt")
         keeps(f"the checkpoint of step {state.step}")
         flush_to_disk(self.folder)
-        for _, _, path in self._saved()[KEPT:]:
-            path.unlink()
 
     def load(self, state: TrainState) -> bool:
         """Fill `state` from the last checkpoint whose bytes are those written, if there is one."""
-        for step, digest, path in self._saved():
+        return self._load("step", state.load_state_dict, state.model)
+
+    def load_finished(self, state: TrainState, section: BaseModel) -> bool:
+        """Fill `state` from a finished training that was measured with other parameters.
+
+        With the same ones it was asked for again, as by `dvc repro --force`, and is trained again.
+        Samples go where those parameters would have shown others.
+        """
+        before = read_json(self._measured) if self._measured.exists() else None
+        now = _measured_with(section)
+        if before is None or before == now or self._saved("step"):
+            return False
+        if not self._load("finished", state.load_finished, state.model):
+            return False
+        if any(before.get(name) != now.get(name) for name in SHOWN):
+            state.curves.pop("samples", None)
+        return True
+
+    def finish(self, state: TrainState) -> None:
+        """Keep what was trained, before its last figures: without optimizer, a third of the bytes
+        with AdamW. The checkpoint of the last step stays until `close`."""
+        for _, _, path in [*self._saved("step")[1:], *self._saved("finished")]:
+            path.unlink()
+        self._write("finished", state, state.finished_dict())
+
+    def close(self, section: BaseModel) -> None:
+        """The run is published: its checkpoints go, and other finished runs of this stage, and
+        what unfinished ones left long ago."""
+        write_json(self._measured, _measured_with(section))
+        for _, _, path in self._saved("step"):
+            path.unlink()
+        self._lock.release()
+        keeps("")
+        for other in self.folder.parent.iterdir():
+            if other != self.folder and (other / MEASURED).exists():
+                _remove_unheld(other)
+        for told in remove_unfinished(self.folder.parent, KEPT_SECONDS):
+            _say(told)
+
+    @property
+    def _measured(self) -> Path:
+        return self.folder / MEASURED
+
+    def _load(self, kind: str, fill: Callable[[dict[str, Any]], None], model: nn.Module) -> bool:
+        for step, digest, path in self._saved(kind):
             if sha256(path) != digest:
                 _say(f"the checkpoint of step {step} is damaged: its bytes are not those that were "
                      f"written, and it is removed ({path})")  # fmt: skip
                 path.unlink()
                 continue
-            device = next(state.model.parameters()).device
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-            state.load_state_dict(saved)
-            state.model.to(device)
+            device = next(model.parameters()).device
+            fill(torch.load(path, map_location="cpu", weights_only=True))
+            model.to(device)
             keeps(f"the checkpoint of step {step}")
             return True
         return False
 
-    def remove(self) -> None:
-        """The run is finished and published: its state goes, and what others left long ago."""
-        self._lock.release()
-        shutil.rmtree(self.folder)
-        keeps("")
-        for told in remove_unfinished(self.folder.parent, KEPT_SECONDS):
-            _say(told)
-
-    def _saved(self) -> list[tuple[int, str, Path]]:
-        """Step, hash and file of every checkpoint, the last first."""
+    def _saved(self, kind: str) -> list[tuple[int, str, Path]]:
+        """Step, hash and file of every checkpoint of a kind, the last first."""
         matches = [(NAME.fullmatch(path.name), path) for path in self.folder.iterdir()]
-        return sorted(((int(m[1]), m[2], path) for m, path in matches if m), reverse=True)
+        return sorted(
+            ((int(m[2]), m[3], path) for m, path in matches if m and m[1] == kind), reverse=True
+        )
+
+
+def _measured_with(section: BaseModel) -> dict[str, Any]:
+    return section.model_dump(mode="json", include=AFTERWARDS)
 
 
 def remove_unfinished(folder: Path, age: float = 0.0) -> Iterator[str]:
-    """Remove what unfinished runs left in `.state/<stage>`; a line for each.
+    """Remove what unfinished runs left in `.state/<stage>`, and with no `age` finished ones too; a
+    line for each.
 
     Args:
         age: seconds since the last checkpoint; a run that a living process holds always stays.
@@ -122,15 +178,24 @@ def remove_unfinished(folder: Path, age: float = 0.0) -> Iterator[str]:
     for run in sorted(folder.iterdir()) if folder.is_dir() else []:
         if not run.is_dir() or time.time() - run.stat().st_mtime < age:
             continue
-        lock = FileLock(run / "lock")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
+        kind = "a finished" if (run / MEASURED).exists() else "an unfinished"
+        if age and kind == "a finished":
             continue
         mebibytes = size(run) / 2**20
-        lock.release()
-        remove(run)
-        yield f"removed {run}: the state of an unfinished run ({mebibytes:.1f} MiB)"
+        if _remove_unheld(run):
+            yield f"removed {run}: the state of {kind} run ({mebibytes:.1f} MiB)"
+
+
+def _remove_unheld(run: Path) -> bool:
+    """Remove a run's folder unless a living process holds it; whether it is gone."""
+    lock = FileLock(run / "lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return False
+    lock.release()
+    remove(run)
+    return True
 
 
 class _Hashing:

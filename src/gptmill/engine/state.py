@@ -62,6 +62,17 @@ class TrainState:
             setattr(self, name, state[name])
         restore_random_state(state["random"])
 
+    def finished_dict(self) -> dict[str, Any]:
+        """Weights and records of a training that is over, whose best weights are the model's."""
+        figures = {name: getattr(self, name) for name in FIGURES}
+        return {"model": self.model.state_dict(), **figures}
+
+    def load_finished(self, state: dict[str, Any]) -> None:
+        """Become a training that is over; the tracking run will be another."""
+        self.model.load_state_dict(state["model"])
+        for name in FIGURES:
+            setattr(self, name, state[name])
+
     def keep_best(self, value: float) -> None:
         """Remember the weights if `value` is lower than any before."""
         if value < self.best_value:
@@ -76,7 +87,8 @@ class TrainState:
             self.model.load_state_dict(self.best_weights)
 
 
-RECORDS = ("step", "targets", "best_value", "best_weights", "curves", "run_id")
+FIGURES = ("step", "targets", "best_value", "curves")
+RECORDS = (*FIGURES, "best_weights", "run_id")
 
 
 def random_state() -> dict[str, Any]:

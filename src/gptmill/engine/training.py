@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 from tqdm import tqdm
 
 from gptmill.engine.checkpoint import Checkpoints
@@ -78,6 +79,19 @@ def train(
         )
     state.restore_best()
     return clock.targets_per_second
+
+
+def show_finished(state: TrainState, hooks: Sequence[Hook], log: Log) -> None:
+    """Log the curves of a training that is over, and sample once where its samples are gone."""
+    print(f"the finished training of {state.step} steps is measured anew", file=sys.stderr)
+    for curve in ("training", "evaluation"):
+        for row in state.curves.get(curve, []):
+            point = {name: value for name, value in row.items() if name not in ("step", "targets")}
+            log(row["step"], point)
+    if "samples" not in state.curves:
+        nothing = torch.zeros(())
+        for hook in hooks:
+            hook(state, StepResult(nothing, nothing, 0.0, last=True))
 
 
 def steps_of_epochs(batches: Batches, epochs: int, accumulation: int) -> int:

@@ -24,7 +24,7 @@ class Disk:
 
     Attributes:
         outputs: under data/ or models/, which DVC's cache doubles.
-        beside: what is kept elsewhere, once: downloads, plots.
+        beside: what is kept elsewhere, once: downloads, plots, the weights of a finished training.
         passing: checkpoints that are gone when the stage has ended.
         fetched: through the network.
     """
@@ -59,18 +59,21 @@ def stage_disk(work: Workload) -> dict[str, Disk]:
     passing = _checkpoints(work)
     starts = {task: found.download for task, found in work.foundations.items()}
     begun = work.start.download if work.start else 0
+    trained, tuned, followed = (
+        models[stage] for stage in ("pretrain", "finetune_classifier", "finetune_instructions")
+    )
     return disk | {
         "tokenize": Disk(outputs=_tokens(work), fetched=_tokenizer_files(work)),
-        "pretrain": Disk(models["pretrain"], begun, passing["pretrain"], begun),
+        "pretrain": Disk(trained, begun + trained, passing["pretrain"], begun),
         "study": Disk(beside=PICTURES),
         **{
             f"load_gpt2@{task}": Disk(models[f"load_gpt2@{task}"], size, 0, size)
             for task, size in starts.items()
         },
         "prepare_classification": Disk(outputs=split),
-        "finetune_classifier": Disk(models["finetune_classifier"], 0, passing["classifier"]),
+        "finetune_classifier": Disk(tuned, tuned, passing["classifier"]),
         "prepare_instructions": Disk(outputs=counts.entries.sample.bytes),
-        "finetune_instructions": Disk(models["finetune_instructions"], 0, passing["instructions"]),
+        "finetune_instructions": Disk(followed, followed, passing["instructions"]),
         "respond": Disk(outputs=counts.entries.sample.bytes * counts.entries.count["test"]
                         // max(1, counts.entries.sample.items)),
         "export_onnx": Disk(outputs=sum(

@@ -7,14 +7,13 @@ import numpy as np
 import torch
 
 from gptmill.data.tokens import TokenSplit
-from gptmill.errors import UserError
 from gptmill.model.gpt2 import GPT2
 from gptmill.params import Study
 from gptmill.study import attention, layers
 from gptmill.study.curves import four_runs, loss_curves
 from gptmill.study.decoding import decoding
 from gptmill.study.embeddings import embeddings
-from gptmill.study.finding import Finding
+from gptmill.study.finding import CannotShow, Finding
 from gptmill.study.loss import cross_entropy
 from gptmill.study.objectives import objectives
 from gptmill.study.sizes import model_sizes
@@ -50,18 +49,14 @@ def study(subject: Subject, section: Study, seed: int) -> list[Finding]:
         torch.set_num_threads(threads)
 
 
-# What a text that is too short, of one document or of unknown characters makes its code raise.
-CANNOT_SHOW = (UserError, ValueError, IndexError, ZeroDivisionError, RuntimeError)
-
-
 def _shown(ideas: dict[str, Callable[[], Finding]]) -> list[Finding]:
-    """The findings that this text can show; the others are named, with what stopped them."""
+    """The findings that this text can show; the others are named, with what they lack."""
     found = []
     for name, make in ideas.items():
         try:
             found.append(make())
-        except CANNOT_SHOW as error:
-            print(f"study: this text cannot show {name}: {error}")
+        except CannotShow as missing:
+            print(f"study: this text cannot show {name}: {missing}")
     return found
 
 
@@ -82,8 +77,8 @@ def _of_text(subject: Subject, section: Study, seed: int) -> list[Finding]:
     try:
         characters = small_text(learned, held_out)
         runs = four_runs(characters, section.steps, seed)
-    except CANNOT_SHOW as error:
-        print(f"study: this text cannot show windows and loss curves: {error}")
+    except CannotShow as missing:
+        print(f"study: this text cannot show windows and loss curves: {missing}")
         return _shown(ideas | embedded)
     model = runs[0][1].model
     return _shown(

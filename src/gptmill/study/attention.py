@@ -22,7 +22,7 @@ from gptmill.model.attention_study import (
 from gptmill.model.config import GPT2Config
 from gptmill.model.gpt2 import GPT2, Block, count_parameters
 from gptmill.study.draw import bars, causal_heat, log_axis, panels
-from gptmill.study.finding import Finding, small
+from gptmill.study.finding import Finding, require, small
 
 ROWS = 4  # sequences in a timed batch
 REPEATS = 5
@@ -89,6 +89,7 @@ def block_inputs(model: GPT2, ids: Tensor) -> list[tuple[Block, Tensor]]:
 
 def heads(model: GPT2, ids: Tensor, labels: list[str]) -> Finding:
     """Heat maps of every head of at most four layers; the grey upper triangle is the future."""
+    require(len(ids), 2, "held-out tokens")
     weights = head_weights(model, ids)
     layers = sorted({round(i * (len(weights) - 1) / (MOST_LAYERS - 1)) for i in range(MOST_LAYERS)})
     shown = weights[layers]

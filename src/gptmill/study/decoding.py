@@ -11,7 +11,7 @@ from gptmill.generate.sampling import SamplingOptions, distribution
 from gptmill.generate.torch_decoder import TorchDecoder
 from gptmill.model.gpt2 import GPT2
 from gptmill.study.draw import panels
-from gptmill.study.finding import Finding
+from gptmill.study.finding import Finding, require
 from gptmill.tokenizer import Tokenizer
 
 WAYS = {
@@ -32,6 +32,7 @@ def decoding(model: GPT2, tokenizer: Tokenizer, prompt: list[int], seed: int) ->
 
     The prompt is cut where its next token is neither certain nor anyone's guess.
     """
+    require(len(prompt), FEWEST, "held-out tokens")
     with torch.no_grad():
         all_logits = model(torch.tensor([prompt]))[0]
     doubt = torch.special.entr(torch.softmax(all_logits, dim=-1)).sum(-1)
@@ -45,8 +46,8 @@ def decoding(model: GPT2, tokenizer: Tokenizer, prompt: list[int], seed: int) ->
         ids, chances = distribution(logits, options)
         full = np.zeros(len(logits))
         full[ids] = chances
-        place.bar(range(SHOWN), full[likeliest], width=0.7)
-        place.set_xticks(range(SHOWN), names, rotation=60, ha="right", fontsize=7)
+        place.bar(range(len(names)), full[likeliest], width=0.7)
+        place.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
         place.set_ylim(0, 1)
         place.set_title(f"{way}: {len(ids):,} left, {_entropy(chances):.2f} nats", fontsize=8)
         rows += [

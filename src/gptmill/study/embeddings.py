@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gptmill.model.gpt2 import GPT2
 from gptmill.study.draw import COLOURS, panels
-from gptmill.study.finding import Finding
+from gptmill.study.finding import Finding, require
 
 LABELLED = 40  # of the tokens drawn
 KINDS = ("lower case", "capitalised", "no letter")
@@ -38,6 +38,7 @@ def neighbour_similarity(table: Tensor) -> float:
 @torch.no_grad()
 def embeddings(untrained: GPT2, trained: GPT2, ids: Tensor, frequent: dict[int, str]) -> Finding:
     """Both tables before and after training; `frequent` are the tokens drawn, id to text."""
+    require(len(frequent), 2, "different held-out tokens")
     tokens = torch.tensor(list(frequent))
     before, after = (model.transformer.wte.weight for model in (untrained, trained))
     positions = [getattr(m.transformer, "wpe", None) for m in (untrained, trained)]

@@ -5,6 +5,22 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from gptmill.errors import UserError
+
+
+class CannotShow(UserError):
+    """The text is too short, or of too few different tokens, for an idea."""
+
+
+def require(count: int, needed: int, what: str) -> None:
+    """Go on only where there is enough of what an idea is shown on.
+
+    Raises:
+        CannotShow: there is not.
+    """
+    if count < needed:
+        raise CannotShow(f"it needs {needed} {what}, and there are {count}")
+
 
 @dataclass(frozen=True)
 class Finding:

@@ -18,7 +18,7 @@ from gptmill.engine.dynamo import leave_out_dynamo
 from gptmill.model.config import GPT2Config
 from gptmill.model.gpt2 import GPT2
 from gptmill.study.draw import panels
-from gptmill.study.finding import Finding
+from gptmill.study.finding import Finding, require
 from gptmill.tokenizer import VocabularyTokenizer, train_vocabulary
 
 WORDS, CONTEXT, BATCH, WIDTH, LAYERS, HEADS = 512, 16, 16, 48, 2, 2
@@ -41,7 +41,10 @@ def both_sides(model: GPT2, ids: Tensor) -> Tensor:
 def objectives(training: Sequence[str], held_out: Sequence[str], steps: int, seed: int) -> Finding:
     """Train one small model each way; how fast they learn, and what they make of a sentence."""
     tokenizer = train_vocabulary(training, "word", WORDS)
-    rows, checked = (_windows(tokenizer, texts) for texts in (training, held_out))
+    rows, checked = (
+        _windows(tokenizer, texts, split)
+        for texts, split in ((training, "training"), (held_out, "held-out"))
+    )
     checked = checked[:CHECKED]
     objectives: dict[str, tuple[LossOf, LossOf]] = {
         "next word, from the left": (_next_word_loss, _next_chances),
@@ -90,9 +93,10 @@ def _draw(
     return figure
 
 
-def _windows(tokenizer: VocabularyTokenizer, texts: Sequence[str]) -> Tensor:
+def _windows(tokenizer: VocabularyTokenizer, texts: Sequence[str], split: str) -> Tensor:
     """Rows of consecutive words, [N, T + 1]."""
     ids = np.array(tokenizer.encode("\n".join(texts)))
+    require(len(ids), CONTEXT + 1, f"{split} words, parted by spaces or punctuation")
     inputs, targets = sliding_windows(ids, CONTEXT, CONTEXT)
     return torch.from_numpy(np.concatenate([inputs, targets[:, -1:]], axis=1))
 

@@ -21,6 +21,7 @@ from gptmill.errors import UserError
 from gptmill.model.config import GPT2Config
 from gptmill.model.gpt2 import GPT2
 from gptmill.params import Optimizer
+from gptmill.study.finding import require
 from gptmill.tasks.language_model import LanguageModelTask, TokenBatch, batch_loss
 from gptmill.tokenizer import VocabularyTokenizer, train_vocabulary
 
@@ -53,11 +54,17 @@ class SmallRun:
 
 
 def small_text(training: Sequence[str], validation: Sequence[str]) -> SmallText:
-    """Both texts as characters; those that training lacks are unknown."""
+    """Both texts as characters; those that training lacks are unknown.
+
+    Raises:
+        CannotShow: less than one window of either.
+    """
     tokenizer = train_vocabulary(training, "character", CHARACTERS)
     learned, held_out = (
         np.array(tokenizer.encode("\n".join(texts))) for texts in (training, validation)
     )
+    require(len(learned), CONTEXT + 1, "training characters")
+    require(len(held_out), CONTEXT + 1, "held-out characters")
     return SmallText(tokenizer, learned, held_out)
 
 

@@ -11,7 +11,10 @@ from gptmill.cli import main
 from gptmill.engine import checkpoint
 from gptmill.engine.checkpoint import Checkpoints, remove_unfinished
 from gptmill.engine.state import TrainState
+from gptmill.params import load
 from tests.unit.engine.test_training import new_state
+
+PARAMETERS = load()
 
 
 @pytest.fixture(autouse=True)
@@ -91,11 +94,46 @@ def test_unfinished_runs_of_other_parameters_go_after_a_day(
         checkpoints._lock.release()
     for checkpoints in (old, held):
         os.utime(checkpoints.folder, (1, 1))
-    Checkpoints("pretrain", "k").remove()
-    assert sorted(path.name for path in (root / ".state/pretrain").iterdir()) == ["held", "young"]
+    Checkpoints("pretrain", "k").close(PARAMETERS.pretrain)
+    assert sorted(path.name for path in (root / ".state/pretrain").iterdir()) == [
+        "held",
+        "k",
+        "young",
+    ]
     assert "removed" in capsys.readouterr().err
-    assert len(list(remove_unfinished(root / ".state/pretrain"))) == 1
+    assert len(list(remove_unfinished(root / ".state/pretrain"))) == 2
     assert [path.name for path in (root / ".state/pretrain").iterdir()] == ["held"]
+
+
+def test_a_finished_training_is_taken_where_only_its_measure_has_changed(root: Path) -> None:
+    section = PARAMETERS.pretrain
+    (last,) = saved(10)
+    checkpoints, state = Checkpoints("pretrain", "k"), new_state()
+    assert checkpoints.load(state)
+    state.curves = {"samples": [{"step": 10, "text": "Once"}]}
+    checkpoints.finish(state)
+    assert last.exists()  # a kill before the figures are published goes on from it
+    checkpoints.close(section)
+    assert [path.suffix for path in sorted(checkpoints.folder.glob("*.*"))] == [".pt", ".json"]
+
+    def taken(**changed: object) -> tuple[bool, TrainState]:
+        checkpoints, state = Checkpoints("pretrain", "k"), new_state()
+        found = checkpoints.load_finished(state, section.model_copy(update=changed))
+        checkpoints._lock.release()
+        return found, state
+
+    assert not taken()[0]  # asked for again: trained again
+    found, measured = taken(evaluation_stride=1)
+    assert found
+    assert (measured.step, measured.run_id) == (10, "")
+    assert (measured.model.transformer.wte.weight == 10).all()
+    assert measured.curves == state.curves
+    assert taken(prompt="One day")[1].curves == {}
+
+    other = Checkpoints("pretrain", "other")
+    other.finish(new_state())
+    other.close(section)  # of a stage the last finished training is kept
+    assert [path.name for path in (root / ".state/pretrain").iterdir()] == ["other"]
 
 
 def test_doctor_cleans_what_kills_left(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,4 +157,4 @@ def test_doctor_cleans_what_kills_left(root: Path, capsys: pytest.CaptureFixture
 
 def test_the_hash_is_that_of_the_file() -> None:
     for path in saved(10):
-        assert checkpoint.NAME.fullmatch(path.name)[2] == checkpoint.sha256(path)
+        assert checkpoint.NAME.fullmatch(path.name)[3] == checkpoint.sha256(path)

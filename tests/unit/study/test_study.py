@@ -8,11 +8,12 @@ import torch
 
 from gptmill.data.corpus import write_documents
 from gptmill.data.splits import plan_splits
+from gptmill.data.tokenizers import make_tokenizer
 from gptmill.data.tokens import TokenSplit, write_tokens
 from gptmill.embedded.stories import stories
 from gptmill.model.config import GPT2Config
 from gptmill.model.gpt2 import GPT2
-from gptmill.params import Study
+from gptmill.params import Study, load
 from gptmill.study import Subject, study
 from gptmill.study.finding import Finding, small
 from gptmill.tokenizer import train_vocabulary
@@ -66,6 +67,47 @@ def test_files_are_named_after_their_findings(findings: list[Finding], tmp_path:
         assert len((tmp_path / f"plots/{finding.name}.csv").read_text().splitlines()) > 1
     # Times are not among what is hashed.
     assert not [p for p in (tmp_path / "plots").glob("*.csv") if "seconds" in p.read_text()]
+
+
+POEM = "春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。"
+WORDS = {
+    "the objectives", "windows and loss curves", "embeddings", "attention heads", "decoding",
+}  # fmt: skip
+THAI = "ฝนตกที่หมู่บ้านและเด็กเล่นน้ำในแม่น้ำ"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "missing"),
+    [
+        (THAI * 50, "bpe", {"the objectives"}),
+        ("ACGTTGCATCCAGTAA" * 100, "character", {"the objectives"}),
+        ("The cat sat on the mat. " * 25, "bpe", {"the objectives", "windows and loss curves"}),
+        (POEM * 60, "word", WORDS),
+    ],
+    ids=["Thai", "DNA", "600 bytes", "Chinese by words"],
+)
+def test_what_a_text_cannot_show_is_left_out_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, kind: str, missing: set[str]
+) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus/text.txt").write_text(text)
+    plan = plan_splits(tmp_path / "corpus", validation_fraction=0.05, test_fraction=0.05, seed=1)
+    tokenizer = make_tokenizer(kind, tmp_path / "corpus", plan, 300, load().pretrain.foundation)
+    write_tokens(tmp_path / "corpus", tokenizer, tmp_path / "tokens", plan=plan, shard_tokens=10**6)
+    capsys.readouterr()
+    config = GPT2Config(tokenizer.vocabulary_size, 16, 1, 1, 8)
+    subject = Subject(
+        GPT2(config).eval(),
+        GPT2(config).eval(),
+        tokenizer,
+        TokenSplit(tmp_path / "tokens", "train"),
+        TokenSplit(tmp_path / "tokens", "validation"),
+    )
+    found = study(subject, Study(tokens=400, sentence_tokens=12, steps=20), seed=1)
+    told = capsys.readouterr().out.splitlines()
+    assert {line.split("cannot show ")[1].split(":")[0] for line in told} == missing
+    assert all(": it needs " in line for line in told)
+    assert len(found) == 16 - len(missing) - ("windows and loss curves" in missing)
 
 
 def test_differences_near_nothing() -> None:
