@@ -4,9 +4,10 @@ By the stages' own code, in a temporary folder: what is read and what is left ou
 lengths against the window, what will be cut, and the first rows as the model sees them.
 """
 
+import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from html import escape
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,41 +16,56 @@ import numpy as np
 from gptmill.data import classification, instructions
 from gptmill.data.corpus import SPLITS
 from gptmill.data.raw import INSTRUCTIONS_FILE, make_raw
-from gptmill.data.splits import plan_splits, split_documents
+from gptmill.data.splits import Plan, plan_splits, split_documents
 from gptmill.data.tokenizers import make_tokenizer
 from gptmill.data.tokens import write_tokens
+from gptmill.engine.runtime import open_runtime
 from gptmill.files import read_json
 from gptmill.params import Foundation, Parameters
 from gptmill.plan.counts import gpt2_tokenizer
+from gptmill.plan.machine import measure_machine
+from gptmill.plan.table import as_text as plan_text
+from gptmill.plan.whole import make_plan
 from gptmill.reading import cut
+from gptmill.report.data import SECTIONS
 from gptmill.sources import Dataset, Embedded
-from gptmill.tasks.instruct import encode_entries
+from gptmill.tasks.instruct import collate_instructions, encode_entries
+from gptmill.tasks.language_model import IGNORED
 from gptmill.tokenizer import Tokenizer
 
 EMBEDDED_COUNT = 2000  # of an embedded source, which is known
 SHOWN, SHOWN_TOKENS = 3, 60  # first rows, and tokens of each
+TERMINAL_TOKENS = 20  # whose ids fit into a line
 GPT2_CONTEXT = 1024
 LEARNED, OTHER, PLAIN = "\x1b[1;32m", "\x1b[2m", "\x1b[0m"  # a terminal's bold green, faint, plain
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row as the model sees it: each token's id and text, and whether it is learned."""
+    """The beginning of one row as the model sees it.
+
+    Attributes:
+        pieces: what each id adds to the text; '' where a character is not yet whole.
+        targets: what is to be predicted at each id: the next id, the label at a classifier's last
+            token, or None where the loss is masked.
+    """
 
     ids: list[int]
     pieces: list[str]
-    learned: list[bool]
-    label: str = ""
+    targets: list[int | str | None]
 
 
 @dataclass
 class Part:
-    """What is known of one data set: facts in order, a table, first rows."""
+    """What is known of one data set: what its reader said, facts in order, a table, first rows,
+    and text as it stands."""
 
     title: str
+    notes: list[str] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
     table: tuple[list[str], list[list[Any]]] | None = None
     rows: list[Row] = field(default_factory=list)
+    text: str = ""
 
 
 def check(parameters: Parameters, names: Sequence[str], folder: Path) -> Iterator[Part]:
@@ -85,36 +101,21 @@ def _raw(name: str, section: Dataset, folder: Path, part: Part) -> Path:
         part.facts["source"] = f"embedded, the first {EMBEDDED_COUNT:,} of {section.count:,}"
         section = section.model_copy(update={"count": EMBEDDED_COUNT})
     else:
-        part.facts["source"] = ", ".join(
-            f"{key} {value}"
-            for key, value in section.model_dump().items()
-            if value and key != "instead"
-        )
+        keys = section.model_dump(exclude={"instead"}).items()
+        part.facts["source"] = ", ".join(f"{key} {value}" for key, value in keys if value)
     folder.mkdir(parents=True)
-    make_raw(name, section, folder / "raw")
-    if (folder / "raw/left_out.json").exists():
-        left_out = read_json(folder / "raw/left_out.json")
-        for reason, files in left_out["files"].items():
-            part.facts[f"left out, {reason}"] = ", ".join(files)
-        part.facts |= {reason: f"{count:,}" for reason, count in left_out["records"].items()}
+    with redirect_stdout(io.StringIO()) as said:
+        make_raw(name, section, folder / "raw")
+    part.notes += said.getvalue().splitlines()
     return folder / "raw"
 
 
 def _corpus(parameters: Parameters, folder: Path) -> tuple[Part, Tokenizer]:
-    part, section = Part("Corpus"), parameters.tokenize
+    part = Part("Corpus")
     raw = _raw("corpus", parameters.download.corpus, folder, part)
-    plan = plan_splits(
-        raw,
-        validation_fraction=section.validation_fraction,
-        test_fraction=section.test_fraction,
-        seed=parameters.runtime.seed,
-    )
-    tokenizer = make_tokenizer(
-        section.kind, raw, plan, section.vocabulary_size, parameters.pretrain.foundation
-    )
-    counts = write_tokens(
-        raw, tokenizer, folder / "tokens", plan=plan, shard_tokens=section.shard_tokens
-    )
+    with redirect_stdout(io.StringIO()) as said:
+        plan, tokenizer, counts = _tokenized(parameters, raw, folder / "tokens")
+    part.notes += said.getvalue().splitlines()
     for split, share in zip(SPLITS, plan.shares):
         part.facts[split] = (
             f"{counts[f'{split}/documents']:,} documents, {counts[f'{split}/tokens']:,} tokens, "
@@ -129,8 +130,26 @@ def _corpus(parameters: Parameters, folder: Path) -> tuple[Part, Tokenizer]:
         if count
     }
     first = [d.text for d, _ in zip(split_documents(raw, plan, "train"), range(SHOWN))]
-    part.rows = [_row(tokenizer, tokenizer.encode(text[:2000]), 0) for text in first]
+    part.rows = [_language_row(tokenizer, tokenizer.encode(text[:2000])) for text in first]
     return part, tokenizer
+
+
+def _tokenized(
+    parameters: Parameters, raw: Path, folder: Path
+) -> tuple[Plan, Tokenizer, dict[str, float]]:
+    """What the stage `tokenize` makes of a raw corpus."""
+    section = parameters.tokenize
+    plan = plan_splits(
+        raw,
+        validation_fraction=section.validation_fraction,
+        test_fraction=section.test_fraction,
+        seed=parameters.runtime.seed,
+    )
+    tokenizer = make_tokenizer(
+        section.kind, raw, plan, section.vocabulary_size, parameters.pretrain.foundation
+    )
+    counts = write_tokens(raw, tokenizer, folder, plan=plan, shard_tokens=section.shard_tokens)
+    return plan, tokenizer, counts
 
 
 def _classification(
@@ -161,7 +180,7 @@ def _classification(
     window = min(section.maximum_length or max(map(len, ids)), context)
     _lengths(part, [len(text) for text in ids], window, f"read by {section.long_texts}")
     part.rows = [
-        _row(tokenizer, cut(text, window, section.long_texts)[0], window, labels[label])
+        _labelled_row(tokenizer, cut(text, window, section.long_texts)[0], labels[label])
         for text, label in zip(ids[:SHOWN], frame["label"])
     ]
     return part
@@ -189,13 +208,8 @@ def _instructions(parameters: Parameters, folder: Path, tokenizer: Tokenizer, co
     filled = sum(example.first_answer >= window for example in examples)
     part.facts["left out, prompt fills the window"] = f"{filled:,}"
     for example in examples[:SHOWN]:
-        row = _row(tokenizer, example.ids, 0)
-        spans = [*example.answers, (example.prompt_length, len(example.ids))]
-        learned = [
-            not tuning.mask_prompt or any(start <= at < end for start, end in spans)
-            for at in range(len(row.ids))
-        ]
-        part.rows.append(Row(row.ids, row.pieces, learned))
+        batch = collate_instructions([example], tokenizer.end_of_text, tuning.mask_prompt)
+        part.rows.append(_language_row(tokenizer, example.ids[:window], batch.targets[0]))
     return part
 
 
@@ -209,11 +223,33 @@ def _lengths(part: Part, lengths: list[int], window: int, rule: str) -> None:
     part.facts[f"longer than the window, {rule}"] = f"{longer:,} of {len(lengths):,}"
 
 
-def _row(tokenizer: Tokenizer, ids: list[int], window: int, label: str = "") -> Row:
-    ids = ids[: window or SHOWN_TOKENS][:SHOWN_TOKENS]
-    # A classifier learns from its last token; a language model from all.
-    learned = [not label or at == len(ids) - 1 for at in range(len(ids))]
-    return Row(ids, [tokenizer.decode([id]) for id in ids], learned, label)
+def _language_row(tokenizer: Tokenizer, ids: list[int], targets: np.ndarray | None = None) -> Row:
+    """A row of a language model; all that follows is learned if there are no `targets` [T - 1]."""
+    following = ids[1:] if targets is None else [int(id) for id in targets]
+    shown = ids[:SHOWN_TOKENS]
+    wanted: list[int | str | None] = [
+        None if id == IGNORED else id for id in [*following, IGNORED][: len(shown)]
+    ]
+    return Row(shown, _pieces(tokenizer, shown), wanted)
+
+
+def _labelled_row(tokenizer: Tokenizer, ids: list[int], label: str) -> Row:
+    """The end of a classifier's row, which learns at its last token alone."""
+    shown = ids[-SHOWN_TOKENS:]
+    return Row(shown, _pieces(tokenizer, shown), [*[None] * (len(shown) - 1), label])
+
+
+def _pieces(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
+    """What each token adds to the text: a character of several stands at its last."""
+    decoding = tokenizer.decoding()
+    pieces = [decoding.push(id) for id in ids]
+    return [*pieces[:-1], pieces[-1] + decoding.finish()] if pieces else []
+
+
+def cost(parameters: Parameters) -> Part:
+    """What `gptmill plan` says of these parameters on this machine."""
+    made = make_plan(parameters, measure_machine(open_runtime(**dict(parameters.runtime))))
+    return Part("Cost", text=plan_text(made))
 
 
 # --- To read
@@ -221,64 +257,35 @@ def _row(tokenizer: Tokenizer, ids: list[int], window: int, label: str = "") -> 
 
 def as_text(part: Part, colour: bool) -> str:
     """For a terminal: learned tokens bold and green, others faint."""
-    width = max(map(len, part.facts))
-    lines = [part.title, *(f"  {name:{width}}  {value}" for name, value in part.facts.items())]
+    lines = [part.title, *(f"  {note}" for note in part.notes)]
+    width = max(map(len, part.facts), default=0)
+    lines += [f"  {name:{width}}  {value}" for name, value in part.facts.items()]
     if part.table:
         columns, rows = part.table
         lines += ["", "  " + "\t".join(map(str, columns))]
         lines += ["  " + "\t".join(map(str, row)) for row in rows]
     for row in part.rows:
-        pieces = "".join(
-            f"{LEARNED if known else OTHER}{piece}{PLAIN}" if colour else piece
-            for piece, known in zip(row.pieces, row.learned)
-        )
-        told = f" → {row.label}" if row.label else ""
-        lines += ["", f"  {pieces!s}{told}", f"  ids {' '.join(map(str, row.ids[:20]))} …"]
-        lines.append(f"  learned: {sum(row.learned)} of the {len(row.ids)} tokens shown")
-    return "\n".join(lines) + "\n"
+        lines += ["", *_row_lines(row, colour)]
+    return "\n".join([*lines, *part.text.splitlines()]) + "\n"
 
 
-STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:900px;margin:32px auto;padding:0 16px;
-color:#16202c;background:#f6f7f9}table{border-collapse:collapse}
-td,th{text-align:left;padding:2px 16px 2px 0;vertical-align:top}
-pre{white-space:pre-wrap;background:#fff;padding:12px;border-radius:8px}
-.yes{background:#bfe8cf}small{color:#5a6572}
-@media(prefers-color-scheme:dark){body{color:#e6eaee;background:#12171d}pre{background:#1b222a}
-.yes{background:#1d5b38}small{color:#9aa5b0}}"""
-
-
-def as_page(parts: Sequence[Part]) -> str:
-    """One page that loads nothing: tokens that are learned have a ground of their own."""
-    body = "".join(map(_html, parts))
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>gptmill data check</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
-        f"<h1>Data, as the model will see them</h1>{body}</html>\n"
+def _row_lines(row: Row, colour: bool) -> list[str]:
+    learned = [False, *(target is not None for target in row.targets[:-1])]
+    text = "".join(
+        f"{LEARNED if known else OTHER}{piece}{PLAIN}" if colour else piece
+        for piece, known in zip(row.pieces, learned)
     )
+    told = f" → {row.targets[-1]}" if isinstance(row.targets[-1], str) else ""
+    some = slice(0, TERMINAL_TOKENS)
+    targets = ("–" if target is None else str(target) for target in row.targets[some])
+    return [
+        f"  {text}{told}",
+        f"  ids     {' '.join(map(str, row.ids[some]))} …",
+        f"  targets {' '.join(targets)} …",
+    ]
 
 
-def _html(part: Part) -> str:
-    facts = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
-        for name, value in part.facts.items()
-    )
-    table = ""
-    if part.table:
-        head = "".join(f'<th scope="col">{escape(str(cell))}</th>' for cell in part.table[0])
-        rows = (
-            "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>"
-            for row in part.table[1]
-        )
-        inner = f"<table><tr>{head}</tr>{''.join(rows)}</table>"
-        table = f"<details><summary>Labels</summary>{inner}</details>"
-    return f"<h2>{part.title}</h2><table>{facts}</table>{table}{''.join(map(_html_row, part.rows))}"
-
-
-def _html_row(row: Row) -> str:
-    pieces = "".join(
-        f'<span class="{"yes" if known else "no"}" title="{id}">{escape(piece)}</span>'
-        for id, piece, known in zip(row.ids, row.pieces, row.learned)
-    )
-    told = f"<p>label <b>{escape(row.label)}</b></p>" if row.label else ""
-    ids = " ".join(map(str, row.ids))
-    return f"<pre>{pieces}</pre>{told}<p><small>ids {ids}</small></p>"
+def as_json(parts: Sequence[Part], parameters: Parameters) -> dict[str, Any]:
+    """All of it, and the parameters it depends on, for the page and the report."""
+    read = parameters.model_dump(mode="json", include=set(SECTIONS))
+    return {"profile": parameters.profile, "parameters": read, "parts": [asdict(p) for p in parts]}

@@ -1,4 +1,4 @@
-"""`gptmill data check`: the data as the model will see them, before anything runs."""
+"""`gptmill data check`: the data as the model will see them, and what training will cost."""
 
 import argparse
 import sys
@@ -17,23 +17,26 @@ def add_data(commands: argparse._SubParsersAction) -> None:
         "check",
         check,
         "Read the data sets as the stages will, and show files, splits, labels, lengths, what is "
-        "cut or left out, and the first rows. What training costs is `gptmill plan`'s.",
+        "cut or left out, the first rows, and what training will cost. The report shows it too.",
     )
     action.add_argument("datasets", nargs="*", metavar="DATASET", help=f"of {', '.join(DATASETS)}")
     action.add_argument("--profile", help="check profiles/NAME.yaml, params.yaml left as it is")
+    action.add_argument(
+        "--no-cost", action="store_true", help="do not measure what training costs (half a minute)"
+    )
     action.add_argument("--page", type=Path, default=Path("report/data.html"), help="written too")
 
 
 def check(options: argparse.Namespace) -> None:
-    """Print each data set's part, and write the page."""
+    """Print each data set's part and the cost, and write the page."""
     from tempfile import TemporaryDirectory
 
-    from gptmill.check import as_page, as_text
+    from gptmill.check import as_json, as_text, cost
     from gptmill.check import check as read
     from gptmill.errors import UserError
-    from gptmill.files import atomic_file
     from gptmill.params import load
     from gptmill.profiles import profile_parameters
+    from gptmill.report.data import write_page
 
     unknown = set(options.datasets) - set(DATASETS)
     if unknown:
@@ -46,7 +49,9 @@ def check(options: argparse.Namespace) -> None:
         for part in read(parameters, options.datasets or DATASETS, Path(folder)):
             print(as_text(part, sys.stdout.isatty()))
             parts.append(part)
-    options.page.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(options.page) as beside:
-        beside.write_text(as_page(parts), encoding="utf-8", newline="\n")
+    if not options.no_cost:
+        print("measuring this machine …", file=sys.stderr)
+        parts.append(cost(parameters))
+        print(as_text(parts[-1], sys.stdout.isatty()))
+    write_page(as_json(parts, parameters), options.page)
     print(f"{options.page}: the same as a page")

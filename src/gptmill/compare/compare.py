@@ -14,8 +14,8 @@ from textwrap import fill
 from gptmill.compare.sides import Side, open_side
 from gptmill.errors import UserError
 from gptmill.files import atomic_file
-from gptmill.report import render
 from gptmill.report.charts import Chart, Series, line_chart
+from gptmill.report.render import render
 
 LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_", "difference", "seconds", "memory_bytes")
 HIGHER_IS_BETTER = (

@@ -69,6 +69,7 @@ def _documents(file: Path, column: str, encoding: str, separator: str) -> Iterat
         if all(isinstance(row, str) for row in rows):  # JSON's list of texts
             rows = [{"text": row} for row in rows]
         field = find_column(rows, column, TEXT_NAMES, "download.corpus.text", str(file))
+        print(f"{file}: {len(rows):,} rows, text from {field!r}")
         for number, row in enumerate(rows):
             yield f"{name}#{number:08d}", row.get(field)
         return

@@ -10,6 +10,7 @@ from gptmill.data.text_files import plain_stem, plain_suffix
 from gptmill.files import write_json
 
 REPORT = "left_out.json"
+README = "a README"
 _SPLITS = {
     "train": "train", "training": "train",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
@@ -62,7 +63,7 @@ def source_files(path: str, suffixes: Sequence[str], left_out: LeftOut) -> list[
         if not file.is_file() or any(part.startswith(".") for part in parts):
             continue
         if file.stem.upper() == "README":
-            left_out.file(file, "a README")
+            left_out.file(file, README)
         elif plain_suffix(file) not in suffixes:
             left_out.file(file, f"not one of {' '.join(suffixes)}")
         elif not file.stat().st_size:

@@ -1,5 +1,6 @@
 """Anybody's labelled texts as the raw table `texts.csv`."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,14 +45,18 @@ def write_own_labelled(
     """
     splits = named_splits(files)
     found: list[dict[str, str]] = []
+    read: Counter[tuple[str, str]] = Counter()
     for file in files:
         rows = read_rows(file, encoding, header=not (text.isdigit() and label.isdigit()))
         if not isinstance(rows[0], dict):
             raise UserError(f"{file} is a list of {type(rows[0]).__name__}, not of objects")
         columns = label_columns(rows, text, label, str(file))
+        read[columns] += len(rows)
         for row in rows:
             if taken := _taken(row, columns, left_out):
                 found.append(taken | ({"split": splits[file]} if splits.get(file) else {}))
+    for (of_text, of_label), count in read.items():
+        print(f"{count:,} rows: text from {of_text!r}, label from {of_label!r}")
     if not found:
         raise UserError(f"{', '.join(map(str, files[:5]))}: no row with a text and a label")
     table = pd.DataFrame(found)

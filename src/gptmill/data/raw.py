@@ -9,7 +9,7 @@ from gptmill.data.corpus import EMBEDDED_FILE, write_documents
 from gptmill.data.fetch import fetch, mirror_from_environment, offline_from_environment
 from gptmill.data.hub import snapshot
 from gptmill.data.instructions import write_embedded_instructions
-from gptmill.data.own_files import LeftOut, source_files
+from gptmill.data.own_files import README, LeftOut, source_files
 from gptmill.data.python_functions import write_functions
 from gptmill.data.text_files import decode
 from gptmill.embedded import instructions, messages, stories
@@ -64,15 +64,18 @@ def found_files(
     """The files of a section, or what it names instead, which is said.
 
     Raises:
-        UserError: no file, and nothing instead.
+        UserError: no file and nothing instead, or files of which none is of a known kind.
     """
     files = source_files(section.path, TAKEN[name], left_out)
     if files:
         return section, files
-    if section.instead is None:
+    unread = [file for reason, them in left_out.files.items() if reason != README for file in them]
+    if unread or section.instead is None:
+        there = f", only {', '.join(unread[:5])}" if unread else ""
         raise UserError(
-            f"download.{name}.path: {section.path} holds no file that can be read; put yours "
-            f"there ({' '.join(TAKEN[name])}, also .gz and .zst), or set source to embedded"
+            f"download.{name}.path: {section.path} holds no file that can be read{there}; put "
+            f"yours there ({' '.join(TAKEN[name])}, also .gz and .zst), name one of another kind "
+            "in the path itself, or set source to embedded"
         )
     print(f"{section.path} holds no file: the embedded data are used for {name} instead")
     return section.instead, ()

@@ -1,21 +1,19 @@
 """The report: one HTML file of all that the pipeline measured, with no address outside itself."""
 
-import re
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from gptmill.files import atomic_file
 from gptmill.git import git
 from gptmill.params import flatten
-from gptmill.report import answers, cards, classification, learning
+from gptmill.report import answers, cards, classification, data, learning
 from gptmill.report.course import course
-from gptmill.report.graph import NARROW, WIDE, descriptions, draw, duration
+from gptmill.report.graph import NARROW, WIDE, descriptions, draw
 from gptmill.report.read import Results
+from gptmill.report.render import render
 
 MAKE = {"calibration": "make repro"}
 
@@ -32,20 +30,6 @@ def build_report(root: Path, output: Path) -> None:
         beside.write_text(page, encoding="utf-8", newline="\n")
 
 
-def render(template: str, *, package: str = "gptmill.report", **values: Any) -> str:
-    """A template of a package, by default this one, with the house's style."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {"duration": duration, "breakable": _breakable}
-    style = Markup(files("gptmill.report").joinpath("style.css").read_text(encoding="utf-8"))
-    text = files(package).joinpath(template).read_text(encoding="utf-8")
-    return environment.from_string(text).render(style=style, **values)
-
-
-def _breakable(name: str) -> Markup:
-    """A dotted or slashed name that may break where its parts meet."""
-    return Markup(re.sub(r"([./_])", r"\1<wbr>", str(escape(name))))
-
-
 def _content(results: Results) -> dict[str, Any]:
     """What the template shows, section by section."""
     return {
@@ -54,6 +38,7 @@ def _content(results: Results) -> dict[str, Any]:
         "graphs": _graphs(results),
         "descriptions": descriptions(results.pipeline),
         "cards": cards.cards(results),
+        "data": data.section(results),
         "runs": learning.training_runs(results),
         "samples": learning.samples(results),
         "classification": classification.section(results),

@@ -92,6 +92,10 @@ def test_what_is_missing_is_embedded_and_said(
     make_raw("corpus", texts(tmp_path / "none", instead=SMALL), tmp_path / "raw")
     assert "holds no file: the embedded data are used for corpus" in capsys.readouterr().out
     assert len(list(documents(tmp_path / "raw"))) == 20
+    (tmp_path / "poems").mkdir()
+    (tmp_path / "poems/qing.all").write_text("text that nobody asked to leave out")
+    with pytest.raises(UserError, match=r"poems holds no file that can be read, only .*qing\.all"):
+        make_raw("corpus", texts(tmp_path / "poems", instead=SMALL), tmp_path / "raw")
     with pytest.raises(UserError, match=r"download\.corpus\.path: .*none holds no file"):
         make_raw("corpus", texts(tmp_path / "none"), tmp_path / "raw")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gptmill.check import cost
 from gptmill.cli import main
 from gptmill.data.raw import make_raw
 from gptmill.data.splits import plan_splits
@@ -15,7 +16,7 @@ from gptmill.data.tokenizers import make_tokenizer
 from gptmill.data.tokens import TokenSplit, write_tokens
 from gptmill.export.onnx import export_language_model
 from gptmill.export.quantize import quantized
-from gptmill.params import PARAMS_FILE, Parameters
+from gptmill.params import PARAMS_FILE, Parameters, load
 from gptmill.plan import machine as machines
 from gptmill.plan.activations import Compute
 from gptmill.plan.advice import what_fits, with_changes
@@ -305,3 +306,12 @@ def test_a_quick_stage_leaves_the_tracker_to_others(monkeypatch: pytest.MonkeyPa
     assert "tracking" in groups("respond", 61.0) and "tracking" in groups("report", 0.5)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     assert "tracking" in groups("respond", 5.0)
+
+
+def test_the_check_of_data_ends_with_the_cost(
+    quick_speed: None, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gptmill.check.measure_machine", lambda runtime: machine)
+    part = cost(load())
+    assert "finetune_classifier" in part.text
+    assert "It fits" in part.text
