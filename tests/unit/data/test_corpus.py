@@ -162,12 +162,68 @@ def test_other_texts_stay_as_they_are():
          "*** END OF THE PROJECT GUTENBERG EBOOK OF TALES ***"),
         ("*** START OF THE COPYRIGHTED PROJECT GUTENBERG EBOOK TALES ***",
          "*** END OF THE COPYRIGHTED PROJECT GUTENBERG EBOOK TALES ***"),
+        ("\t*** START OF THE PROJECT GUTENBERG EBOOK TALES ***",
+         "\t*** END OF THE PROJECT GUTENBERG EBOOK TALES ***"),
+        ("*** START OF THIS PROJECT GUTENBERG EBOOK TALES\n* * *",
+         "*** END OF THIS PROJECT GUTENBERG EBOOK TALES"),
+        ("*END*THE SMALL PRINT! FOR COPYRIGHT PROTECTED ETEXTS*Ver.04.29.93*END*",
+         "End of The Project Gutenberg Etext of Tales"),
+        ("*** START OF THE PROJECT GUTENBERG EBOOK TALES ***", "*** START: FULL LICENSE ***"),
+        ("*END THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*",
+         "Ende dieses Projekt Gutenberg Etextes Tales, von A. Writer"),
+        ("*** BEGINN DES PROJEKT GUTENBERG EBOOKS TALES ***",
+         "*** ENDE DIESES PROJEKT GUTENBERG EBOOKS TALES ***"),
+        ("*** START OF THE PROJECT GUTENBERG EBOOK TALES ***",
+         "Fin de ce Project Gutenberg Etext de Tales, par A. Writer"),
+        ("*** DÉBUT DE CE PROJET GUTENBERG EBOOK TALES ***", "Fin du Projet Gutenberg de Tales"),
     ],
 )  # fmt: skip
 def test_forms_of_gutenbergs_markers(start: str, end: str) -> None:
     book = f"{prose(1, 300)}\n\n* * *\n\n*** a row of stars ***\n\n{prose(2, 300)}"
     text = f"The licence's head.\n\n{start}\n\n{book}\n\n{end}\n\nThe licence.\n"
-    assert clean_gutenberg(text) == book + "\n"
+    assert clean_gutenberg(text).removeprefix("* * *\n\n") == book + "\n"
+
+
+LICENSE_INSIDE = """<<THIS ELECTRONIC VERSION OF THE COMPLETE WORKS OF WILLIAM
+SHAKESPEARE IS COPYRIGHT 1990-1993 BY WORLD LIBRARY, INC., AND IS
+PROVIDED BY PROJECT GUTENBERG ETEXT WITH PERMISSION.>>"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "*END THE SMALL PRINT! FOR COMPLETE SHAKESPEARE*Ver.04.29.93*END*\n\n{inside}\n\n{one}\n\n"
+        "{inside}\n\n{two}\n\nEnd of this Etext of The Complete Works of William Shakespeare\n",
+        "The Project Gutenberg Etext of Tales\n\n{one}\n\n{two}\n\n"
+        "End of the Project Gutenberg Etext of Tales\n\n"
+        "***START**THE SMALL PRINT!**FOR PUBLIC DOMAIN ETEXTS**START***\nlawyers\n"
+        "*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*\n",
+        "*** START OF THE PROJECT GUTENBERG EBOOK 1 ***\n\n{one}\n\n"
+        "*** END OF THE PROJECT GUTENBERG EBOOK 1 ***\n\nlicense\n\n"
+        "*** START OF THE PROJECT GUTENBERG EBOOK 2 ***\n\n{two}\n\n"
+        "*** END OF THE PROJECT GUTENBERG EBOOK 2 ***\n\nlicence",
+        "head\n\n*** START OF THE PROJECT GUTENBERG EBOOK 1 ***\n\nProduced by Somebody\n\n"
+        "*** START OF THE PROJECT GUTENBERG EBOOK 1 ***\n\n{one}\n\n{two}\n\n"
+        "End of Project Gutenberg's Tales\n\n*** END OF THE PROJECT GUTENBERG EBOOK 1 ***",
+    ],
+    ids=["licences inside", "licence behind", "two books", "two start lines"],
+)  # fmt: skip
+def test_licences_where_they_should_not_be(text: str) -> None:
+    one, two = prose(1, 300), prose(2, 300)
+    found = clean_gutenberg(text.format(inside=LICENSE_INSIDE, one=one, two=two))
+    assert found == f"{one}\n\n{two}\n"
+
+
+def test_a_book_that_becomes_short_or_empty_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    start, end = (f"*** {what} OF THE PROJECT GUTENBERG EBOOK 9 ***" for what in ("START", "END"))
+    license = "You may copy it under the Project Gutenberg License. " * 300
+    assert clean_gutenberg(f"{start}\n\nA short tale.\n\n{end}\n\n{license}") == "A short tale.\n"
+    assert "13 of " in capsys.readouterr().out
+    empty = f"{start}\n\n{end}\n\n{license}"
+    assert clean_gutenberg(empty) == empty
+    kept = f"{start}\n\n{prose(1, 300)}\n\n{license}"
+    assert "Project Gutenberg License" in clean_gutenberg(kept)
+    assert "a license stays in it" in capsys.readouterr().out
 
 
 def test_a_book_whose_markers_swallow_it_stays_whole(capsys: pytest.CaptureFixture) -> None:
