@@ -12,7 +12,7 @@ FRESH_REPORT := [ -f report/index.html ] && \
 	[ -z "$$(find timings -name '*.json' ! -name report.json -newer report/index.html)" ]
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-faults check coverage lint types browser docs ui lock audit sbom clean
+.PHONY: help setup repro test test-faults fuzz check coverage lint types browser docs ui lock audit sbom clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -87,6 +87,10 @@ types: $(VENV)/test
 
 test-faults: $(VENV)/test ## stop and starve every stage at random; writes docs/reliability.md
 	GPTMILL_WRITE_RELIABILITY=1 python -m pytest -q tests/faults -m "faults or not faults"
+
+fuzz: $(VENV)/test ## damage every kind of file thousands of times; writes docs/reliability.md
+	@[ -d $(VENV)/fuzz ] || $(PIP) install --no-deps --target $(VENV)/fuzz atheris==3.0.0
+	PYTHONPATH=$(VENV)/fuzz python -m tests.fuzz --guided 10000 --write
 
 docs: $(VENV)/test ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet

@@ -57,7 +57,7 @@ class ModelCard:
         if not folder.is_dir():
             raise UserError(f"{folder} does not exist")
         values = without_nulls(read_json(path), path)
-        classifies = ARCHITECTURES[CLASSIFY] in values.get("architectures", [])
+        classifies = ARCHITECTURES[CLASSIFY] in _names(values.get("architectures", []), path)
         ours = values.get("gptmill", {})
         return cls(
             task=CLASSIFY if classifies else GENERATE,
@@ -130,6 +130,12 @@ def _classifier_keys(reading: Reading) -> dict[str, Any]:
         "problem_type": "single_label_classification",
     }
     return keys if reading.readout == "last_token" else keys | {"pad_token_id": NO_PADDING}
+
+
+def _names(value: Any, path: Path) -> list[str]:
+    if not isinstance(value, list):
+        raise UserError(f"{path}: architectures is {value!r}, not a list of names")
+    return value
 
 
 def _labels(values: Mapping[str, Any], path: Path) -> list[str]:

@@ -25,8 +25,8 @@ def read_instructions(path: Path) -> list[Entry]:
         UserError: not a list, an entry without its keys, a value that is no text, an empty
             instruction or output; the entry's number is told.
     """
-    values = read_json(path)
-    if not isinstance(values, list) or not values:
+    values = read_json(path, list)
+    if not values:
         raise UserError(f"{path} is not a list of instruction, input, output entries")
     for number, entry in enumerate(values, start=1):
         fault = _fault(entry)

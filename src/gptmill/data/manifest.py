@@ -28,8 +28,8 @@ def read_manifest(path: Path) -> list[Entry]:
         UserError: not a list of entries, an address that is not http(s) or climbs out of its
             host, a hash that is not 64 hexadecimal digits.
     """
-    values = read_json(path)
-    if not isinstance(values, list) or not values:
+    values = read_json(path, list)
+    if not values:
         raise UserError(f"{path} is not a list of files to fetch")
     entries = []
     for number, value in enumerate(values, start=1):

@@ -16,6 +16,7 @@ from gptmill.data.tables import (
     Row,
     find_column,
     read_rows,
+    require_objects,
 )
 from gptmill.data.text_files import without_surrogates
 from gptmill.errors import UserError
@@ -48,8 +49,7 @@ def write_own_labelled(
     read: Counter[tuple[str, str]] = Counter()
     for file in files:
         rows = read_rows(file, encoding, header=not (text.isdigit() and label.isdigit()))
-        if not isinstance(rows[0], dict):
-            raise UserError(f"{file} is a list of {type(rows[0]).__name__}, not of objects")
+        require_objects(rows, str(file))
         columns = label_columns(rows, text, label, str(file))
         read[columns] += len(rows)
         for row in rows:

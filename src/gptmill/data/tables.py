@@ -48,7 +48,7 @@ def _json_lines(path: Path, text: str) -> Iterator[Row]:
             continue
         try:
             yield json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number} is not JSON: {error}") from None
 
 
@@ -56,7 +56,7 @@ def _json(path: Path, text: str) -> list[Row]:
     """A list of objects, an object that holds one under any key, or lines of objects."""
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         try:
             return list(_json_lines(path, text))
         except UserError:
@@ -75,7 +75,7 @@ def _parquet(path: Path) -> list[Row]:
 
     try:
         table = pq.read_table(io.BytesIO(read_bytes(path)))
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:  # OSError is what a damaged page raises
         raise UserError(f"{path} is not Parquet: {error}") from None
     names = _class_names(table.schema.metadata or {})
     rows = table.to_pylist()
@@ -183,6 +183,13 @@ LABEL_NAMES = (
 )  # fmt: skip
 
 
+def require_objects(rows: Sequence[Any], origin: str) -> None:
+    """Refuse a list, which JSON can hold, of anything but objects."""
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise UserError(f"{origin}, row {number}: {str(row)[:40]!r} is not an object")
+
+
 def find_column(
     rows: Sequence[Row], wanted: str, known: Sequence[str], parameter: str, origin: str
 ) -> str:
@@ -191,6 +198,7 @@ def find_column(
     Raises:
         UserError: no such column, none with a usual name, or more than one.
     """
+    require_objects(rows, origin)
     columns = list(dict.fromkeys(name for row in rows[:100] for name in row))
     if wanted:
         if wanted not in columns:

@@ -10,9 +10,11 @@ import math
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from tokenize import TokenError
+from typing import Annotated, Any, BinaryIO, Literal
 
 import numpy as np
+from pydantic import BaseModel, Field
 from tqdm import tqdm
 
 from gptmill.data.corpus import SPLITS, Document
@@ -22,7 +24,37 @@ from gptmill.files import atomic_folder, read_json, sha256_tree, write_json
 from gptmill.tokenizer import Tokenizer
 
 BATCH_CHARACTERS = 1 << 22  # text encoded at once
-INDEX = "index.json"
+INDEX, DOCUMENTS = "index.json", "documents.npy"
+
+
+class ShardEntry(BaseModel):
+    """A file of ids."""
+
+    name: Annotated[str, Field(pattern=r"^\d+\.bin$")]
+    tokens: Annotated[int, Field(gt=0)]
+
+
+class SplitEntry(BaseModel):
+    """Totals of a split; `nats` is None where some document's are unknown."""
+
+    documents: Annotated[int, Field(ge=0)]
+    tokens: Annotated[int, Field(ge=0)]
+    bytes: Annotated[int, Field(ge=0)]
+    words: Annotated[int, Field(ge=0)]
+    nats: float | None
+    unknown: Annotated[int, Field(ge=0)] = 0
+    shards: list[ShardEntry]
+
+
+class Index(BaseModel):
+    """What `index.json` of a token folder says."""
+
+    tokenizer: str
+    vocabulary_size: Annotated[int, Field(gt=0)]
+    end_of_text: Annotated[int, Field(ge=0)]
+    dtype: Literal["uint16", "uint32"]
+    shard_tokens: Annotated[int, Field(gt=0)]
+    splits: dict[str, SplitEntry]
 
 
 # --- Writing
@@ -104,7 +136,7 @@ def _write_split(
                 progress.update(size)
     table = np.array(layout, np.int64).reshape(-1, 2)
     known = [value for value in nats if value is not None]
-    np.save(writer.folder / "documents.npy", table)
+    np.save(writer.folder / DOCUMENTS, table)
     return {
         "documents": len(table),
         "tokens": writer.tokens,
@@ -189,6 +221,31 @@ def _counts(index: dict[str, Any]) -> dict[str, float]:
 # --- Reading
 
 
+def _documents(path: Path, entry: SplitEntry) -> np.ndarray:
+    """Where each document of a split starts and how many bytes it has, int64 [documents, 2]."""
+    remedy = "run the stage `tokenize` again"
+    try:
+        table = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError, MemoryError) as error:
+        raise UserError(f"{path} is damaged: {error}; {remedy}") from None
+    if table.shape != (entry.documents, 2) or table.dtype != np.int64:
+        raise UserError(
+            f"{path} is damaged: {table.dtype} {list(table.shape)}, and the index says "
+            f"{entry.documents:,} documents: {remedy}"
+        )
+    starts = np.append(table[:, 0], entry.tokens)
+    if starts[0] != 0 or (np.diff(starts) < 0).any() or table[:, 1].sum() != entry.bytes:
+        raise UserError(f"{path} is damaged: its sums are not the index's; {remedy}")
+    return table
+
+
+def _adds_up(entry: SplitEntry, shard_tokens: int) -> bool:
+    """Whether all shards but the last are full, and all together have the split's tokens."""
+    sizes = [shard.tokens for shard in entry.shards]
+    full = all(size == shard_tokens for size in sizes[:-1])
+    return full and all(size <= shard_tokens for size in sizes) and sum(sizes) == entry.tokens
+
+
 class TokenSplit:
     """One split of a token folder, memory-mapped.
 
@@ -200,28 +257,26 @@ class TokenSplit:
     """
 
     def __init__(self, folder: Path, split: str) -> None:
-        index = read_json(folder / INDEX)
-        if split not in index["splits"]:
-            raise UserError(f"{folder} has no split {split!r}, only {', '.join(index['splits'])}")
-        entry = index["splits"][split]
+        index = read_json(folder / INDEX, Index)
+        if split not in index.splits:
+            raise UserError(f"{folder} has no split {split!r}, only {', '.join(index.splits)}")
+        entry = index.splits[split]
         self.folder, self.split = folder / split, split
-        self.tokenizer_hash: str = index["tokenizer"]
-        self.end_of_text: int = index["end_of_text"]
-        self.documents: int = entry["documents"]
-        self.tokens: int = entry["tokens"]
-        self.bytes: int = entry["bytes"]
-        self.words: int = entry["words"]
-        self.nats: float | None = entry["nats"]
-        self.unknown: int = entry.get("unknown", 0)
-        self._shard_tokens: int = index["shard_tokens"]
-        dtype = np.dtype(index["dtype"]).newbyteorder("<")
-        self._shards = [self._map(shard, dtype) for shard in entry["shards"]]
-        table = np.load(self.folder / "documents.npy", mmap_mode="r")
+        self.tokenizer_hash, self.end_of_text = index.tokenizer, index.end_of_text
+        self.documents, self.tokens = entry.documents, entry.tokens
+        self.bytes, self.words = entry.bytes, entry.words
+        self.nats, self.unknown = entry.nats, entry.unknown
+        self._shard_tokens = index.shard_tokens
+        dtype = np.dtype(index.dtype).newbyteorder("<")
+        if not _adds_up(entry, self._shard_tokens):
+            raise UserError(f"{folder / INDEX}: the shards of {split} do not add up to its tokens")
+        self._shards = [self._map(shard, dtype) for shard in entry.shards]
+        table = _documents(self.folder / DOCUMENTS, entry)
         self.document_starts, self.document_bytes = table[:, 0], table[:, 1]
 
-    def _map(self, shard: dict[str, Any], dtype: np.dtype) -> np.ndarray:
-        path = self.folder / shard["name"]
-        expected = shard["tokens"] * dtype.itemsize
+    def _map(self, shard: ShardEntry, dtype: np.dtype) -> np.ndarray:
+        path = self.folder / shard.name
+        expected = shard.tokens * dtype.itemsize
         found = path.stat().st_size if path.exists() else 0
         if found != expected:
             raise UserError(

@@ -201,7 +201,7 @@ def _tick(result: Accuracy) -> str:
 def _example(line: str, place: str) -> Example:
     try:
         fields = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: not JSON: {error}") from error
     values = [fields.get(key) for key in ("text", "label")] if isinstance(fields, dict) else []
     if not values or not all(isinstance(value, str) and value.strip() for value in values):

@@ -185,7 +185,7 @@ def _add_chat(writer: gguf.GGUFWriter, stops: Sequence[int], folder: Path) -> No
     if len(stops) > 1:
         writer.add_eot_token_id(stops[1])
     path = folder / "tokenizer_config.json"
-    template = read_json(path).get("chat_template") if path.exists() else None
+    template = read_json(path, dict).get("chat_template") if path.exists() else None
     if template:
         writer.add_chat_template(template)
 

@@ -20,7 +20,7 @@ def check_answers(entries: Sequence[Entry]) -> None:
         raise UserError("there are no answers to judge")
     for place, entry in enumerate(entries):
         for key in ("instruction", "output", "response"):
-            if not isinstance(entry.get(key), str):
+            if not isinstance(entry, dict) or not isinstance(entry.get(key), str):
                 raise UserError(f"answer {place} has no text '{key}': the stage respond writes it")
 
 
@@ -31,9 +31,7 @@ def read_answers(path: Path) -> list[Entry]:
         UserError: there is no such file, or its entries are not whole.
     """
     file = path / "responses.json" if path.is_dir() else path
-    entries = read_json(file)
-    if not isinstance(entries, list):
-        raise UserError(f"{file} is not a list of answers")
+    entries = read_json(file, list)
     check_answers(entries)
     return entries
 

@@ -124,7 +124,7 @@ class Examiner:
         key = _key(request)
         path = self._folder / key[:2] / f"{key}.json"
         if path.exists():
-            return Reply(**read_json(path)["reply"])
+            return Reply(**read_json(path, dict)["reply"])
         reply = self._server.ask(prompt, seed)
         write_json(path, {"request": request, "reply": asdict(reply)})
         return reply

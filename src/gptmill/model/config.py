@@ -97,6 +97,7 @@ def flops_per_token(config: GPT2Config, tokens: int) -> int:
     return 6 * weights + 12 * config.layers * config.width * tokens
 
 
+LARGEST_SIZE = 2**24  # of a vocabulary, a context or a width: more is a damaged file
 # Other names for the tanh approximation that GPT-2 was trained with.
 ACTIVATION_NAMES = {name: name for name in ACTIVATIONS} | {
     "gelu_pytorch_tanh": "gelu_new",
@@ -227,6 +228,6 @@ def _truth(values: Mapping[str, Any], key: str) -> bool:
 
 
 def _size(values: Mapping[str, Any], key: str) -> int:
-    if type(values[key]) is not int or values[key] < 1:
-        raise ValueError(f"{key} is {values[key]!r}, not a positive integer")
+    if type(values[key]) is not int or not 1 <= values[key] <= LARGEST_SIZE:
+        raise ValueError(f"{key} is {values[key]!r}, not an integer from 1 to {LARGEST_SIZE:,}")
     return values[key]

@@ -12,7 +12,7 @@ from gptmill.data.corpus import SPLITS
 from gptmill.data.fetch import fetch, mirror_from_environment
 from gptmill.data.splits import plan_splits
 from gptmill.data.tokenizers import GPT2_MANIFEST, make_tokenizer
-from gptmill.data.tokens import write_tokens
+from gptmill.data.tokens import TokenSplit, write_tokens
 from gptmill.errors import UserError
 from gptmill.files import read_json, state_root
 from gptmill.params import Parameters
@@ -191,12 +191,10 @@ def _corpus(parameters: Parameters, sample: Sample, tokens: Path) -> Corpus:
 
 def _document_lengths(tokens: Path) -> np.ndarray:
     """Tokens of every document in a token folder, [N]."""
-    index = read_json(tokens / "index.json")
-    found = []
-    for split in SPLITS:
-        table = np.load(tokens / split / "documents.npy")
-        found.append(np.diff(np.append(table[:, 0], index["splits"][split]["tokens"])))
-    return np.concatenate(found)
+    splits = [TokenSplit(tokens, name) for name in SPLITS]
+    return np.concatenate(
+        [np.diff(np.append(split.document_starts, split.tokens)) for split in splits]
+    )
 
 
 def _published(kind: str) -> Tokenizer | None:

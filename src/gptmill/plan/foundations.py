@@ -73,7 +73,7 @@ def _published_bytes(config: GPT2Config) -> int:
 
 
 def _read(path: Path) -> GPT2Config:
-    values = read_json(path)
+    values = read_json(path, dict)
     if path.name == "config.json":
         return from_json(values, str(path))
     try:

@@ -231,7 +231,7 @@ def _loss(found: dict[str, Any], name: str) -> tuple[float, str]:
 def _registry(results: Results) -> Card | None:
     """What MLflow's registry made of the models, and why."""
     path = results.root / ".state/registry.json"
-    decisions = read_json(path) if path.exists() else {}
+    decisions = read_json(path, dict[str, dict[str, Any]]) if path.exists() else {}
     if not decisions:
         return None
     champions = [d for d in decisions.values() if d["champion"] == d["version"]]

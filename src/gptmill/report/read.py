@@ -42,7 +42,7 @@ class Results:
     def entries(self, path: str) -> list[dict[str, Any]]:
         """A JSON list of objects."""
         file = self.root / path
-        return read_json(file) if file.exists() else []
+        return read_json(file, list[dict[str, Any]]) if file.exists() else []
 
     def _yaml(self, name: str) -> dict[str, Any]:
         try:
@@ -53,7 +53,9 @@ class Results:
             return {}
 
     def _by_stage(self, folder: str) -> dict[str, dict[str, Any]]:
-        return {path.stem: read_json(path) for path in sorted((self.root / folder).glob("*.json"))}
+        return {
+            path.stem: read_json(path, dict) for path in sorted((self.root / folder).glob("*.json"))
+        }
 
 
 def perplexity(loss: float) -> float:

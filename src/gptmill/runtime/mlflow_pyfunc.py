@@ -120,7 +120,7 @@ class ServedGenerator:
 
 def _load_pyfunc(path: str) -> ServedClassifier | ServedGenerator:
     """MLflow's entry point; `path` is the folder of `reference.json`."""
-    reference = read_json(Path(path) / REFERENCE)
+    reference = read_json(Path(path) / REFERENCE, dict)
     with tempfile.TemporaryDirectory(prefix="gptmill-") as beside:
         folder = find_folder(reference, Path(beside), Path(path))
         served = ServedClassifier if reference["task"] == "classify" else ServedGenerator

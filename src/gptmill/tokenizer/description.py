@@ -234,7 +234,4 @@ def _optional(path: Path) -> dict[str, Any]:
 
 def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object; anything else is a `UserError` that names the file."""
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is not a JSON object")
-    return value
+    return read_json(path, dict)

@@ -58,9 +58,7 @@ def _table(path: Path) -> dict[str, Any] | None:
                 reader = csv.reader(file)
                 columns, rows = next(reader, []), sum(1 for _ in reader)
         else:
-            entries = read_json(path)
-            if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
-                return None
+            entries = read_json(path, list[dict])
             columns, rows = list(entries[0]) if entries else [], len(entries)
     except (UserError, ValueError, csv.Error):  # whoever reads it for good says what is wrong
         return None
@@ -70,7 +68,7 @@ def _table(path: Path) -> dict[str, Any] | None:
 def _token_splits(folder: Path) -> dict[str, Any]:
     """Documents and tokens of each split of a folder of token shards."""
     try:
-        splits = read_json(folder / "index.json")["splits"]
+        splits = read_json(folder / "index.json", dict)["splits"]
         return {
             name: {"num_rows": split["documents"], "num_elements": split["tokens"]}
             for name, split in splits.items()

@@ -205,7 +205,7 @@ def _files(client: "MlflowClient", version: Any) -> Any:
 
 def _leave(name: str, decision: dict[str, Any]) -> None:
     path = decisions_file()
-    before = read_json(path) if path.exists() else {}
+    before = read_json(path, dict) if path.exists() else {}
     write_json(path, {**before, name: decision})
 
 

@@ -158,7 +158,7 @@ class Stage:
         `metrics`, and the hashes of data in `lock` (dvc.lock), so that executions line up."""
         numbers, facts = {}, {}
         for path in sorted(metrics.glob("*.json")):
-            for name, value in read_json(path).items():
+            for name, value in read_json(path, dict).items():
                 kind = numbers if isinstance(value, int | float) else facts
                 kind[f"{path.stem}/{name}"] = value
         values = {name: float(value) for name, value in numbers.items()}

@@ -69,8 +69,8 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         UserError: files missing, truncated or damaged, or variables that are no GPT-2's.
     """
-    settings = read_json(folder / "hparams.json")
-    if not isinstance(settings, dict) or not isinstance(settings.get("n_layer"), int):
+    settings = read_json(folder / "hparams.json", dict)
+    if not isinstance(settings.get("n_layer"), int):
         raise UserError(f"{folder / 'hparams.json'} has no n_layer: not GPT-2's settings")
     bundle = TensorBundle(_checkpoint_prefix(folder))
     params: dict[str, Any] = {"blocks": [{} for _ in range(settings["n_layer"])]}

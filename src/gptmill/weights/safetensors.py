@@ -124,12 +124,11 @@ def _single(folder: Path) -> dict[str, StoredTensor]:
 
 
 def _sharded(folder: Path) -> dict[str, StoredTensor]:
-    index = read_json(folder / INDEX)
-    places = index.get("weight_map") if isinstance(index, dict) else None
+    places = read_json(folder / INDEX, dict).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
         raise UserError(f"{folder / INDEX} has no weight_map of names to files")
     for shard in set(places.values()):
-        if Path(shard).name != shard:
+        if not shard or Path(shard).name != shard:
             raise UserError(f"{folder / INDEX} names {shard!r}, outside its folder: refused")
         if not (folder / shard).exists():
             raise UserError(f"{folder}: the shard {shard} is missing")
