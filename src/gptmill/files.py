@@ -225,12 +225,12 @@ def write_json(path: Path, value: Any) -> None:
         beside.write_text(text + "\n", encoding="utf-8", newline="\n")
 
 
-def read_json(path: Path, shape: Any = object) -> Any:
-    """Read JSON of a known shape: `dict`, `list`, or what pydantic checks, such as `list[Entry]`.
+def read_json(path: Path, shape: type = object) -> Any:
+    """Read JSON: an object (`dict`), a `list`, or anything. See `shapes.read_json_as` for more.
 
     Raises:
         UserError: the file is missing, malformed, holds half a surrogate pair (which no file and
-            no terminal takes), or has another shape; the message names file and place.
+            no terminal takes), or holds something else.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -245,16 +245,7 @@ def read_json(path: Path, shape: Any = object) -> Any:
         raise UserError(f"{path} holds half a surrogate pair (\\ud800 to \\udfff)") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
-    if shape in (object, dict, list):
-        if not isinstance(value, shape):
-            kind = "a list" if shape is list else "an object"
-            raise UserError(f"{path} is not {kind} in JSON but {str(value)[:40]}")
-        return value
-    from pydantic import TypeAdapter, ValidationError  # inference reads plain shapes, without it
-
-    try:
-        return TypeAdapter(shape).validate_python(value, strict=True)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"]))
-        raise UserError(f"{path} has another shape: {place or 'it'}: {fault['msg']}") from None
+    if not isinstance(value, shape):
+        kind = "a list" if shape is list else "an object"
+        raise UserError(f"{path} is not {kind} in JSON but {str(value)[:40]}")
+    return value

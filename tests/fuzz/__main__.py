@@ -9,7 +9,6 @@ its own for each reader. `make fuzz` installs it and runs both.
 import argparse
 import contextlib
 import io
-import re
 import shutil
 import subprocess
 import sys
@@ -28,7 +27,6 @@ from tests.fuzz.readers import READERS, Reader, damaged
 
 PAGE = Path("docs/reliability.md")
 BEGIN, END = "<!-- written by tests/fuzz -->", "<!-- end of tests/fuzz -->"
-RUNS = re.compile(r"Done (\d+) (?:runs )?in|#(\d+)\s+DONE")
 
 
 class Trial:
@@ -85,9 +83,8 @@ def guided(reader: Reader, runs: int) -> int:
         SystemExit: it found a fault, which is printed.
     """
     command = [sys.executable, "-m", "tests.fuzz.guided", reader.name, f"-runs={runs}"]
-    done = subprocess.run(
-        [*command, "-rss_limit_mb=6000"], capture_output=True, text=True, errors="replace"
-    )
+    command += ["-rss_limit_mb=6000", f"-artifact_prefix={tempfile.gettempdir()}/"]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode:
         sys.exit(f"{reader.name}: atheris found\n{done.stderr[-4000:]}")
     return runs

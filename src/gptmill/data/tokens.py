@@ -20,7 +20,8 @@ from tqdm import tqdm
 from gptmill.data.corpus import SPLITS, Document
 from gptmill.data.splits import Plan, split_documents
 from gptmill.errors import UserError
-from gptmill.files import atomic_folder, read_json, sha256_tree, write_json
+from gptmill.files import atomic_folder, sha256_tree, write_json
+from gptmill.shapes import read_json_as
 from gptmill.tokenizer import Tokenizer
 
 BATCH_CHARACTERS = 1 << 22  # text encoded at once
@@ -257,7 +258,7 @@ class TokenSplit:
     """
 
     def __init__(self, folder: Path, split: str) -> None:
-        index = read_json(folder / INDEX, Index)
+        index = read_json_as(folder / INDEX, Index)
         if split not in index.splits:
             raise UserError(f"{folder} has no split {split!r}, only {', '.join(index.splits)}")
         entry = index.splits[split]

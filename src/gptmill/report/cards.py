@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from gptmill.files import read_json
 from gptmill.report.charts import figure
 from gptmill.report.graph import duration
 from gptmill.report.read import Results, perplexity
+from gptmill.shapes import read_json_as
 
 OVER_FLOOR = 0.10  # the project's own targets, as the README states them
 BELOW_BEST = 0.02
@@ -231,7 +231,7 @@ def _loss(found: dict[str, Any], name: str) -> tuple[float, str]:
 def _registry(results: Results) -> Card | None:
     """What MLflow's registry made of the models, and why."""
     path = results.root / ".state/registry.json"
-    decisions = read_json(path, dict[str, dict[str, Any]]) if path.exists() else {}
+    decisions = read_json_as(path, dict[str, dict[str, Any]]) if path.exists() else {}
     if not decisions:
         return None
     champions = [d for d in decisions.values() if d["champion"] == d["version"]]

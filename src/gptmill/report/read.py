@@ -8,6 +8,7 @@ from typing import Any
 from gptmill.errors import UserError
 from gptmill.files import read_json
 from gptmill.params import read_yaml
+from gptmill.shapes import read_json_as
 
 Point = tuple[float, float]
 
@@ -42,7 +43,7 @@ class Results:
     def entries(self, path: str) -> list[dict[str, Any]]:
         """A JSON list of objects."""
         file = self.root / path
-        return read_json(file, list[dict[str, Any]]) if file.exists() else []
+        return read_json_as(file, list[dict[str, Any]]) if file.exists() else []
 
     def _yaml(self, name: str) -> dict[str, Any]:
         try:

@@ -58,7 +58,9 @@ def _table(path: Path) -> dict[str, Any] | None:
                 reader = csv.reader(file)
                 columns, rows = next(reader, []), sum(1 for _ in reader)
         else:
-            entries = read_json(path, list[dict])
+            entries = read_json(path, list)
+            if not all(isinstance(entry, dict) for entry in entries):
+                return None
             columns, rows = list(entries[0]) if entries else [], len(entries)
     except (UserError, ValueError, csv.Error):  # whoever reads it for good says what is wrong
         return None

@@ -199,7 +199,7 @@ def test_the_command_says_what_cannot_be_compared(
     _project(monkeypatch, folder, parameters)
     with pytest.raises(SystemExit, match=r"two\.json answers other entries: 1 of 2 .*'Question 1'"):
         main(["evaluate", "pairwise", "one.json", "two.json"])
-    with pytest.raises(SystemExit, match=r"three\.json is not a list of answers"):
+    with pytest.raises(SystemExit, match=r"three\.json is not a list in JSON"):
         main(["evaluate", "pairwise", "three.json"])
     with pytest.raises(SystemExit, match=r"missing\.json does not exist"):
         main(["evaluate", "pairwise", "missing.json"])
