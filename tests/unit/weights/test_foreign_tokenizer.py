@@ -201,7 +201,7 @@ def test_a_schema_holds_with_added_tokens(folder: Path, request: pytest.FixtureR
         token = int(constraint.mask(logits).argmax())
         if token == tokenizer.end_of_text:
             break
-        constraint.accept(token)
+        constraint.accept(token, left=100)
         ids.append(token)
     assert token == tokenizer.end_of_text
     assert json.loads(tokenizer.decode(ids)).keys() == {"name"}
