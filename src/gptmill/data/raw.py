@@ -6,15 +6,15 @@ from pathlib import Path
 from gptmill.data import own_corpus, own_instructions, own_labelled
 from gptmill.data.classification import RAW_FILE, write_embedded_messages, write_sms_messages
 from gptmill.data.corpus import EMBEDDED_FILE, write_documents
-from gptmill.data.fetch import fetch, mirror_from_environment, offline_from_environment
-from gptmill.data.hub import snapshot
 from gptmill.data.instructions import write_embedded_instructions
 from gptmill.data.own_files import README, LeftOut, source_files
 from gptmill.data.python_functions import write_functions
 from gptmill.data.text_files import decode
 from gptmill.embedded import instructions, messages, stories
 from gptmill.errors import UserError
-from gptmill.files import atomic_folder, state_root
+from gptmill.fetch.download import fetch
+from gptmill.fetch.hub import snapshot
+from gptmill.files import atomic_folder
 from gptmill.sources import Dataset, Embedded, Files, Hub, Manifest, Stdlib
 
 INSTRUCTIONS_FILE = "instructions.json"
@@ -107,13 +107,7 @@ def _make_embedded(name: str, section: Embedded, folder: Path) -> None:
 
 
 def _make_fetched(name: str, section: Manifest, output: Path) -> None:
-    files = fetch(
-        Path(section.path),
-        output,
-        cache=state_root() / "downloads",
-        mirror=mirror_from_environment(),
-        offline=offline_from_environment(),
-    )
+    files = fetch(Path(section.path), output)
     read_fetched(name, files, output)
 
 

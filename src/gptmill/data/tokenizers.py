@@ -3,10 +3,9 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from gptmill.data.fetch import fetch, mirror_from_environment, offline_from_environment
 from gptmill.data.splits import Plan, split_documents
 from gptmill.errors import UserError
-from gptmill.files import state_root
+from gptmill.fetch.download import fetch
 from gptmill.params import Start
 from gptmill.tokenizer import (
     Tokenizer,
@@ -43,12 +42,6 @@ def make_tokenizer(
 
 def _fetch_gpt2() -> Tokenizer:
     with TemporaryDirectory() as folder:
-        files = fetch(
-            GPT2_MANIFEST,
-            Path(folder) / "gpt2",
-            cache=state_root() / "downloads",
-            mirror=mirror_from_environment(),
-            offline=offline_from_environment(),
-        )
+        files = fetch(GPT2_MANIFEST, Path(folder) / "gpt2")
         by_name = {path.name: path for path in files}
         return load_gpt2_files(by_name["encoder.json"], by_name["vocab.bpe"])

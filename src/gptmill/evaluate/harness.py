@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gptmill.data.fetch import offline_from_environment
 from gptmill.engine.runtime import Runtime
 from gptmill.errors import UserError
+from gptmill.fetch.environment import offline_from_environment
 from gptmill.weights.folder import load_language_model
 
 

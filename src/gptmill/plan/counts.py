@@ -9,11 +9,11 @@ import numpy as np
 
 from gptmill.data import classification, instructions
 from gptmill.data.corpus import SPLITS
-from gptmill.data.fetch import fetch, mirror_from_environment
 from gptmill.data.splits import plan_splits
 from gptmill.data.tokenizers import GPT2_MANIFEST, make_tokenizer
 from gptmill.data.tokens import TokenSplit, write_tokens
 from gptmill.errors import UserError
+from gptmill.fetch.download import fetch
 from gptmill.files import read_json, state_root
 from gptmill.params import Parameters
 from gptmill.plan.sample import Sample, draw
@@ -132,7 +132,6 @@ def gpt2_tokenizer() -> Tokenizer | None:
                 GPT2_MANIFEST,
                 Path(folder) / "files",
                 cache=cached if cached.is_dir() else Path(folder) / "cache",
-                mirror=mirror_from_environment(),
                 offline=True,
             )
         except UserError:

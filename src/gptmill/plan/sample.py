@@ -17,13 +17,14 @@ from pathlib import Path
 
 from gptmill.data.classification import RAW_FILE, read_labelled, write_embedded_messages
 from gptmill.data.corpus import EMBEDDED_FILE, documents, write_documents
-from gptmill.data.fetch import Entry, fetch, mirror_from_environment, read_manifest
 from gptmill.data.instructions import write_embedded_instructions
 from gptmill.data.own_files import LeftOut
 from gptmill.data.python_functions import LEFT_OUT, write_functions
 from gptmill.data.raw import INSTRUCTIONS_FILE, found_files, read_fetched, write_own
 from gptmill.embedded import instructions, messages, stories
 from gptmill.errors import UserError
+from gptmill.fetch.download import fetch
+from gptmill.fetch.manifest import RemoteFile, read_manifest
 from gptmill.files import read_json, state_root, write_json
 from gptmill.sources import Dataset, Embedded, Files, Hub, Manifest, Stdlib
 
@@ -202,7 +203,7 @@ def _fetched(name: str, manifest: Path, folder: Path) -> Sample:
     return Sample(folder, 1.0, made, items, absent, time.process_time() - start)
 
 
-def _unseen(name: str, entries: Sequence[Entry], size: int) -> Sample:
+def _unseen(name: str, entries: Sequence[RemoteFile], size: int) -> Sample:
     """Nothing but the manifest's bytes to go by."""
     each = EACH.get(name)
     items = len(entries) if each is None else round(size / each)
@@ -214,20 +215,14 @@ def _unseen(name: str, entries: Sequence[Entry], size: int) -> Sample:
     return Sample(None, 1.0, size, items, size, assumed=said)
 
 
-def _at_hand(entries: Sequence[Entry], folder: Path) -> list[Path] | None:
+def _at_hand(entries: Sequence[RemoteFile], folder: Path) -> list[Path] | None:
     """The files, where the cache or a mirror folder has them all: nothing is downloaded."""
     # The run's cache is read and never filled: a plan leaves nothing behind.
     cache = state_root() / "downloads" if _cached(entries) else folder / "cache"
     manifest = folder / "manifest.json"
     write_json(manifest, [vars(entry) for entry in entries])
     try:
-        return fetch(
-            manifest,
-            folder / "fetched",
-            cache=cache,
-            mirror=mirror_from_environment(),
-            offline=True,
-        )
+        return fetch(manifest, folder / "fetched", cache=cache, offline=True)
     except UserError:
         return None
     finally:
@@ -235,7 +230,7 @@ def _at_hand(entries: Sequence[Entry], folder: Path) -> list[Path] | None:
         shutil.rmtree(folder / "cache", ignore_errors=True)
 
 
-def _cached(entries: Sequence[Entry]) -> bool:
+def _cached(entries: Sequence[RemoteFile]) -> bool:
     return all((state_root() / "downloads" / entry.sha256).is_file() for entry in entries)
 
 

@@ -7,8 +7,8 @@ offline mode (`HF_HUB_OFFLINE=1`). Only safetensors are asked for, never a pickl
 import re
 from pathlib import Path
 
-from gptmill.data.hub import snapshot
 from gptmill.errors import UserError
+from gptmill.fetch.hub import snapshot
 from gptmill.files import sha256
 from gptmill.weights.safetensors import INDEX, SINGLE
 

@@ -6,20 +6,18 @@ LayerNorm's `params["g"]`, `params["b"]`.
 """
 
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import requests
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from gptmill.data.fetch import mirror_from_environment, offline_from_environment
 from gptmill.errors import UserError
-from gptmill.files import read_json, sha256
+from gptmill.fetch.download import obtain
+from gptmill.fetch.manifest import RemoteFile
+from gptmill.files import read_json
 from gptmill.model.config import GPT2_SIZES, GPT2Config
 from gptmill.model.gpt2 import GPT2
 from gptmill.tokenizer import BytePairTokenizer, load_gpt2_files
@@ -28,7 +26,6 @@ from gptmill.weights.tensorflow_bundle import TensorBundle
 
 ADDRESS = "https://openaipublic.blob.core.windows.net/gpt-2/models"
 DATA = "model.ckpt.data-00000-of-00001"
-# The order of a download: what is small and tells most comes first.
 FILES = ("hparams.json", "encoder.json", "vocab.bpe", "model.ckpt.index", DATA)
 # The tokenizer is the same for all sizes. OpenAI publishes no hash of the weights; the checkpoint
 # holds a checksum of every tensor, which reading verifies.
@@ -36,8 +33,6 @@ SHA256 = {
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
 }
-TIMEOUT_SECONDS = (10, 60)  # to connect; between two bytes
-CHUNK_BYTES = 1 << 20
 SCOPE = "model/"  # of every variable in the checkpoint
 
 # Hugging Face's name within a block, and OpenAI's path within params["blocks"][i].
@@ -184,80 +179,12 @@ def _without_kernel_axis(array: np.ndarray) -> np.ndarray:
 def download_openai(size: str, cache: Path) -> Path:
     """The checkpoint folder of a size (124M, 355M, 774M, 1558M), downloaded if it is not there.
 
-    A partial file is continued. `GPTMILL_MIRROR` (a folder or an address, laid out HOST/PATH) is
-    asked before OpenAI; `GPTMILL_OFFLINE` allows no network.
-
     Raises:
-        UserError: an unknown size, no network, a server that refuses, a file that is short or has
-            the wrong hash.
+        UserError: an unknown size, or as `gptmill.fetch.download.obtain`.
     """
     if size not in GPT2_SIZES:
         raise UserError(f"OpenAI has no GPT-2 '{size}': the sizes are {', '.join(GPT2_SIZES)}")
     folder = cache / size
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = [name for name in FILES if not (folder / name).exists()]
-    places = _places(size)
-    for name in missing:
-        failures = [_try(place, name, folder) for place in places]  # stops at the first success
-        if not (folder / name).exists():
-            reasons = "; ".join(failure for failure in failures if failure)
-            raise UserError(
-                f"cannot get {name} of OpenAI's {size}: {reasons}. Put {', '.join(missing)} from "
-                f"{ADDRESS}/{size}/ into {folder}, or name a mirror (GPTMILL_MIRROR)"
-            )
+    sources = {name: f"{ADDRESS}/{size}/{name}" for name in FILES}
+    obtain({folder / n: RemoteFile(url, None, SHA256.get(n, "")) for n, url in sources.items()})
     return folder
-
-
-def _places(size: str) -> list[str]:
-    """Folders and addresses that may have the files, in the order to ask them."""
-    mirror = mirror_from_environment()
-    path = f"{ADDRESS.removeprefix('https://')}/{size}"
-    places = [f"{mirror.rstrip('/')}/{path}"] if mirror else []
-    return [*places, f"{ADDRESS}/{size}"]
-
-
-def _try(place: str, name: str, folder: Path) -> str | None:
-    """Fetch one file from one place unless it is here; the reason if that failed."""
-    target, partial = folder / name, folder / f"{name}.partial"
-    if target.exists():
-        return None
-    remote = place.startswith(("http://", "https://"))
-    if remote and offline_from_environment():
-        return f"{place}: not asked, for GPTMILL_OFFLINE is set"
-    transfer: Callable[[str, Path], None] = _download if remote else _copy
-    try:
-        transfer(f"{place}/{name}", partial)
-    except (requests.RequestException, OSError) as error:
-        return f"{place}: {error}"
-    if name in SHA256 and sha256(partial) != SHA256[name]:
-        partial.unlink()
-        return f"{place}: {name} has the wrong SHA-256, not {SHA256[name][:12]}…"
-    partial.replace(target)
-    return None
-
-
-def _copy(source: str, partial: Path) -> None:
-    shutil.copyfile(source, partial)
-
-
-def _download(address: str, partial: Path) -> None:
-    """Continue `partial` to the length that the server tells."""
-    have = partial.stat().st_size if partial.exists() else 0
-    headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"} if have else {}
-    with requests.get(address, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as response:
-        if response.status_code == 416:  # nothing is missing, or what is here is not this file
-            partial.unlink()
-            raise OSError("the partial file did not fit and was removed; run again")
-        response.raise_for_status()
-        start = have if response.status_code == 206 else 0
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length else None
-        with (
-            partial.open("ab" if start else "wb") as file,
-            tqdm(total=total, initial=start, unit="B", unit_scale=True, disable=None) as bar,
-        ):
-            for chunk in response.iter_content(CHUNK_BYTES):
-                file.write(chunk)
-                bar.update(len(chunk))
-    if total is not None and partial.stat().st_size != total:
-        raise OSError(f"the transfer ended at {partial.stat().st_size:,} of {total:,} bytes")

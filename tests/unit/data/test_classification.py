@@ -23,10 +23,10 @@ from gptmill.data.classification import (
     write_labelled,
     write_sms_messages,
 )
-from gptmill.data.fetch import fetch
 from gptmill.errors import UserError
+from gptmill.fetch.download import fetch
 from gptmill.files import sha256_tree
-from tests.unit.data.test_fetch import MANIFESTS, MIRROR, needs_mirror
+from tests.support.mirror import MANIFESTS, MIRROR, needs_mirror
 
 
 def write(path, rows, columns=("label", "text")):

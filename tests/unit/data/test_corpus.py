@@ -12,10 +12,10 @@ from gptmill.data import cleaning
 from gptmill.data import duplicates as module
 from gptmill.data.cleaning import clean_gutenberg
 from gptmill.data.corpus import SPLITS, Document, documents, write_documents
-from gptmill.data.fetch import fetch
 from gptmill.data.splits import CUT, DROPPED, plan_splits, split_documents
 from gptmill.errors import UserError
-from tests.unit.data.test_fetch import MANIFESTS, MIRROR, needs_mirror
+from gptmill.fetch.download import fetch
+from tests.support.mirror import MANIFESTS, MIRROR, needs_mirror
 
 WORDS = [a + b + c for a in "bdfgklmnprst" for b in "aeiou" for c in "bdgklmnprst"]
 

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from gptmill.data.fetch import fetch
 from gptmill.data.instructions import (
     SPLITS,
     prepare,
@@ -13,8 +12,9 @@ from gptmill.data.instructions import (
 )
 from gptmill.embedded import instructions
 from gptmill.errors import UserError
+from gptmill.fetch.download import fetch
 from gptmill.files import sha256_tree
-from tests.unit.data.test_fetch import MANIFESTS, MIRROR, needs_mirror
+from tests.support.mirror import MANIFESTS, MIRROR, needs_mirror
 
 
 def entry(number: int, **more: str) -> dict[str, str]:

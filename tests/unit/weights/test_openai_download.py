@@ -1,4 +1,4 @@
-"""Downloads of OpenAI's checkpoints, from a mirror on this machine."""
+"""Downloads of OpenAI's checkpoints, from a server on this machine in OpenAI's place."""
 
 import hashlib
 import threading
@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 
 from gptmill.errors import UserError
+from gptmill.fetch import download
 from gptmill.weights import openai
 from gptmill.weights.openai import DATA, FILES, download_openai
 
 PLACE = "openaipublic.blob.core.windows.net/gpt-2/models/124M"
 CONTENTS = {name: f"{name} ".encode() * 1000 for name in FILES}
+HASHES = {name: hashlib.sha256(CONTENTS[name]).hexdigest() for name in openai.SHA256}
 
 
-class Mirror(BaseHTTPRequestHandler):
+class Source(BaseHTTPRequestHandler):
     """Files with ranges; `cut` makes the next answer end early."""
 
     asked: list[tuple[str, str | None]]
@@ -25,12 +27,15 @@ class Mirror(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         name, wanted = self.path.rpartition("/")[2], self.headers.get("Range")
         type(self).asked.append((name, wanted))
-        if name not in CONTENTS or PLACE not in self.path:
+        if name not in CONTENTS or "/gpt-2/models/124M/" not in self.path:
             self.send_error(404)
             return
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
         body = CONTENTS[name][start:]
         self.send_response(206 if wanted else 200)
+        if wanted:
+            last = len(CONTENTS[name]) - 1
+            self.send_header("Content-Range", f"bytes {start}-{last}/{last + 1}")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[: self.cut] if name == DATA and self.cut else body)
@@ -40,58 +45,53 @@ class Mirror(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    Mirror.asked, Mirror.cut = [], 0
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
-    thread = threading.Thread(target=server.serve_forever)
+def source(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    Source.asked, Source.cut = [], 0
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Source)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setenv("GPTMILL_MIRROR", address)
-    monkeypatch.delenv("GPTMILL_OFFLINE", raising=False)
-    hashes = {name: hashlib.sha256(CONTENTS[name]).hexdigest() for name in openai.SHA256}
-    monkeypatch.setattr(openai, "SHA256", hashes)
-    # Nothing but the mirror: a test asks no source.
-    monkeypatch.setattr(openai, "_places", lambda size: [f"{address}/{PLACE}"])
-    yield address
+    monkeypatch.setattr(openai, "ADDRESS", f"http://127.0.0.1:{server.server_port}/gpt-2/models")
+    monkeypatch.setattr(openai, "SHA256", HASHES)
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    for name in ("GPTMILL_OFFLINE", "GPTMILL_MIRROR", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    yield openai.ADDRESS
     server.shutdown()
     thread.join()
     server.server_close()
 
 
-def test_all_files_once(mirror: str, tmp_path: Path) -> None:
+def test_all_files_once(source: str, tmp_path: Path) -> None:
     folder = download_openai("124M", tmp_path)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == CONTENTS
-    assert len(Mirror.asked) == len(FILES)
+    assert len(Source.asked) == len(FILES)
     assert download_openai("124M", tmp_path) == folder
-    assert len(Mirror.asked) == len(FILES)
+    assert len(Source.asked) == len(FILES)
 
 
-def test_a_broken_transfer_is_continued(
-    mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(openai, "CHUNK_BYTES", 100)
-    Mirror.cut = 700
+def test_a_broken_transfer_is_continued(source: str, tmp_path: Path) -> None:
+    Source.cut = 700
     with pytest.raises(UserError, match=DATA):
         download_openai("124M", tmp_path)
     assert (tmp_path / "124M" / f"{DATA}.partial").stat().st_size == 700
-    Mirror.cut = 0
+    Source.cut = 0
     folder = download_openai("124M", tmp_path)
-    assert Mirror.asked[-1] == (DATA, "bytes=700-")
+    assert Source.asked[-1] == (DATA, "bytes=700-")
     assert (folder / DATA).read_bytes() == CONTENTS[DATA]
 
 
-def test_a_wrong_hash(mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_hash(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CONTENTS, "vocab.bpe", b"something else")
-    with pytest.raises(UserError, match=r"vocab\.bpe has the wrong SHA-256"):
+    with pytest.raises(UserError, match=rf"vocab\.bpe: expected SHA-256 {HASHES['vocab.bpe']}"):
         download_openai("124M", tmp_path)
-    assert not list(tmp_path.glob("124M/vocab.bpe*"))
+    assert not (tmp_path / "124M/vocab.bpe").exists()
 
 
 def test_a_file_that_is_not_there(
-    mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(CONTENTS, "model.ckpt.index")
-    with pytest.raises(UserError, match=r"cannot get model\.ckpt\.index of OpenAI's 124M: .*404"):
+    with pytest.raises(UserError, match=r"model\.ckpt\.index: the server answered 404"):
         download_openai("124M", tmp_path)
 
 
@@ -103,9 +103,8 @@ def test_offline_names_each_file_and_its_place(
     with pytest.raises(UserError) as caught:
         download_openai("355M", tmp_path)
     message = str(caught.value)
-    assert all(name in message for name in FILES)
-    assert str(tmp_path / "355M") in message
-    assert "GPTMILL_OFFLINE is set" in message
+    assert all(f"goes to {tmp_path / '355M' / name}" in message for name in FILES)
+    assert "offline, and 5 file(s) are missing" in message
 
 
 def test_a_mirror_that_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,8 +112,7 @@ def test_a_mirror_that_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     place.mkdir(parents=True)
     for name, content in CONTENTS.items():
         (place / name).write_bytes(content)
-    hashes = {name: hashlib.sha256(CONTENTS[name]).hexdigest() for name in openai.SHA256}
-    monkeypatch.setattr(openai, "SHA256", hashes)
+    monkeypatch.setattr(openai, "SHA256", HASHES)
     monkeypatch.setenv("GPTMILL_MIRROR", str(tmp_path / "mirror"))
     monkeypatch.setenv("GPTMILL_OFFLINE", "1")
     folder = download_openai("124M", tmp_path / "cache")

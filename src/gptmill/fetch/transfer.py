@@ -1,7 +1,7 @@
 """One answer of a server: where its body begins, how much of it is taken, and at what pace.
 
-Servers are not believed: neither the length nor the compression that they tell, nor that they go
-on.
+Servers are not trusted: neither the length nor the compression that they state, nor that they
+continue.
 """
 
 import re
@@ -16,11 +16,11 @@ from pathlib import Path
 import requests
 import urllib3
 
-from gptmill.data.manifest import Entry
+from gptmill.fetch.manifest import RemoteFile
 
 CHUNK_BYTES = 1 << 16  # a broken connection loses at most one
 PACE_SECONDS = 60.0  # in which at least one chunk comes, or the connection is cut
-LARGEST_FILE_BYTES = 16 << 30  # of a file whose size the manifest does not tell
+LARGEST_FILE_BYTES = 16 << 30  # of a file whose size the manifest does not state
 RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -52,12 +52,12 @@ def body_start(response: requests.Response, address: str, offset: int) -> int | 
         Failed, Interrupted: the answer has no bytes of use to us.
     """
     status = response.status_code
-    told = response.headers.get("Content-Range", "")
+    content_range = response.headers.get("Content-Range", "")
     if status == 200:
         return 0
-    if status == 206 and told.startswith(f"bytes {offset}-"):
+    if status == 206 and content_range.startswith(f"bytes {offset}-"):
         return offset
-    if status == 416 and told.replace(" ", "") == f"bytes*/{offset}":
+    if status == 416 and content_range.replace(" ", "") == f"bytes*/{offset}":
         return None
     if status in {206, 416}:
         raise Interrupted(f"the server cannot continue at byte {offset:,}", restart=True)
@@ -130,7 +130,7 @@ def body(response: requests.Response) -> Iterator[bytes]:
         return
     if encoding not in ("gzip", "x-gzip", "deflate"):
         raise Failed(f"{response.url} answers in {encoding!r}, though it was asked for the file")
-    decoder = zlib.decompressobj(wbits=47)  # gzip or zlib, as its first bytes tell
+    decoder = zlib.decompressobj(wbits=47)  # gzip or zlib, as its first bytes say
     try:
         for piece in pieces:
             while piece:
@@ -140,14 +140,14 @@ def body(response: requests.Response) -> Iterator[bytes]:
         raise Interrupted(f"the compressed answer is damaged: {error}", restart=True) from None
 
 
-def most(entry: Entry, partial: Path) -> int:
+def most(file: RemoteFile, partial: Path) -> int:
     """Bytes that a file may have at most: those of the manifest.
 
     A zip known by its member may have been packed again, to another size, and not to ten times as
     much. A file of unknown size may take half of what the disk has.
     """
-    if entry.bytes is not None:
-        return entry.bytes if entry.member_sha256 is None else 10 * entry.bytes + (1 << 20)
+    if file.bytes is not None:
+        return file.bytes if file.member_sha256 is None else 10 * file.bytes + (1 << 20)
     return min(LARGEST_FILE_BYTES, size(partial) + shutil.disk_usage(partial.parent).free // 2)
 
 
@@ -161,11 +161,11 @@ def _retry_after(response: requests.Response) -> float:
     return float(_number(response.headers.get("Retry-After", "")) or 0)
 
 
-def expected_size(response: requests.Response, entry: Entry, start: int) -> int | None:
+def expected_size(response: requests.Response, file: RemoteFile, start: int) -> int | None:
     """Bytes after which nothing is missing: those of the manifest, or fewer if the server has no
-    more, which the checksum then tells."""
+    more, which the checksum then shows."""
     # A zip known by its member may have been packed again, to another size.
-    known = None if entry.member_sha256 else entry.bytes
+    known = None if file.member_sha256 else file.bytes
     length = _number(response.headers.get("Content-Length", ""))
     if length is None or "Content-Encoding" in response.headers:
         return known

@@ -20,15 +20,13 @@ from pathlib import Path
 
 import pytest
 
-from gptmill.data import fetch as module
-from gptmill.data import transfer
-from gptmill.data.fetch import fetch, mirror_from_environment
-from gptmill.data.manifest import Entry, destination_names, read_manifest
 from gptmill.errors import UserError
-
-MIRROR = Path(__file__).parents[4] / "shared" / "mirror"
-MANIFESTS = Path(__file__).parents[3] / "profiles" / "manifests"
-needs_mirror = pytest.mark.skipif(not MIRROR.is_dir(), reason="needs the mirror of real files")
+from gptmill.fetch import download as module
+from gptmill.fetch import transfer
+from gptmill.fetch.download import fetch
+from gptmill.fetch.environment import mirror_from_environment, offline_from_environment
+from gptmill.fetch.manifest import RemoteFile, destination_names, read_manifest
+from tests.support.mirror import MANIFESTS, MIRROR, needs_mirror
 
 BODY = bytes(range(256)) * 4096  # 1 MiB
 
@@ -438,7 +436,7 @@ def test_two_processes_fetch_one_file_once(server, tmp_path):
     server.files["/a/book.txt"] = big = BODY * 16
     manifest = write_manifest(tmp_path, entry(f"{server.address}/a/book.txt", big))
     code = (
-        "import sys\nfrom pathlib import Path\nfrom gptmill.data.fetch import fetch\n"
+        "import sys\nfrom pathlib import Path\nfrom gptmill.fetch.download import fetch\n"
         "manifest, out, cache = map(Path, sys.argv[1:])\nfetch(manifest, out, cache=cache)"
     )
     commands = [
@@ -530,16 +528,16 @@ def test_the_environment_names_mirror_and_offline(monkeypatch):
     monkeypatch.setenv("GPTMILL_MIRROR", "")
     assert mirror_from_environment() is None
     monkeypatch.setenv("GPTMILL_OFFLINE", "1")
-    assert module.offline_from_environment()
+    assert offline_from_environment()
     monkeypatch.setenv("GPTMILL_OFFLINE", "0")
-    assert not module.offline_from_environment()
+    assert not offline_from_environment()
 
 
 # --- Names and manifests
 
 
 def named(*urls: str) -> list[str]:
-    return destination_names([Entry(url, None, "0" * 64) for url in urls])
+    return destination_names([RemoteFile(url, None, "0" * 64) for url in urls])
 
 
 def test_names_keep_the_folders_that_tell_files_apart():

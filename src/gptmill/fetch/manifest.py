@@ -11,8 +11,13 @@ from gptmill.files import read_json
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One file of a manifest. With `member`, the file is a zip and that member is wanted."""
+class RemoteFile:
+    """A file at an address. With `member`, the file is a zip and that member is wanted.
+
+    Attributes:
+        bytes: its size; None if the publisher states none.
+        sha256: '' if the publisher states none, which a manifest does not allow.
+    """
 
     url: str
     bytes: int | None
@@ -21,7 +26,7 @@ class Entry:
     member_sha256: str | None = None
 
 
-def read_manifest(path: Path) -> list[Entry]:
+def read_manifest(path: Path) -> list[RemoteFile]:
     """Read and check a manifest.
 
     Raises:
@@ -34,24 +39,24 @@ def read_manifest(path: Path) -> list[Entry]:
     entries = []
     for number, value in enumerate(values, start=1):
         try:
-            entries.append(Entry(**value))
-            _check_entry(entries[-1])
+            entries.append(RemoteFile(**value))
+            _check(entries[-1])
         except (TypeError, ValueError) as error:
             raise UserError(f"{path}, entry {number}: {error}") from None
     return entries
 
 
-def _check_entry(entry: Entry) -> None:
-    if not isinstance(entry.url, str) or urlsplit(entry.url).scheme not in {"http", "https"}:
-        raise ValueError(f"url is not an http(s) address: {entry.url!r}")
-    for digest in (entry.sha256, entry.member_sha256 or "0" * 64):
+def _check(file: RemoteFile) -> None:
+    if not isinstance(file.url, str) or urlsplit(file.url).scheme not in {"http", "https"}:
+        raise ValueError(f"url is not an http(s) address: {file.url!r}")
+    for digest in (file.sha256, file.member_sha256 or "0" * 64):
         if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
             raise ValueError(f"not a SHA-256 in lower-case hexadecimal: {digest!r}")
-    if entry.bytes is not None and (not isinstance(entry.bytes, int) or entry.bytes < 0):
-        raise ValueError(f"bytes is not a size: {entry.bytes!r}")
-    if entry.member is not None and escapes(entry.member):
-        raise ValueError(f"member {entry.member!r} would be written outside its folder")
-    url_parts(entry.url)
+    if file.bytes is not None and (not isinstance(file.bytes, int) or file.bytes < 0):
+        raise ValueError(f"bytes is not a size: {file.bytes!r}")
+    if file.member is not None and escapes(file.member):
+        raise ValueError(f"member {file.member!r} would be written outside its folder")
+    url_parts(file.url)
 
 
 def url_parts(url: str) -> list[str]:
@@ -74,18 +79,18 @@ def escapes(name: str) -> bool:
     return path.is_absolute() or ".." in path.parts or bool(re.match(r"[A-Za-z]:", name))
 
 
-def destination_names(entries: Sequence[Entry]) -> list[str]:
-    """A safe, unique file name for each entry.
+def destination_names(entries: Sequence[RemoteFile]) -> list[str]:
+    """A safe, unique file name for each file.
 
     Folders that all addresses share are dropped, the others joined with ' - ':
     `…/Carroll, Lewis/Alice.txt` becomes `Carroll, Lewis - Alice.txt` beside other authors.
     """
-    paths = [url_parts(entry.url) for entry in entries]
+    paths = [url_parts(file.url) for file in entries]
     shared = _shared_folders([path[:-1] for path in paths])
     names: list[str] = []
     taken: set[str] = set()
-    for entry, path in zip(entries, paths, strict=True):
-        wanted = PurePosixPath(entry.member).name if entry.member else " - ".join(path[shared:])
+    for file, path in zip(entries, paths, strict=True):
+        wanted = PurePosixPath(file.member).name if file.member else " - ".join(path[shared:])
         name = _unique(_safe(wanted), taken)
         taken.add(name.casefold())
         names.append(name)

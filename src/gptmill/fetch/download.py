@@ -2,14 +2,13 @@
 
 Each file of a manifest is downloaded once to `cache/<sha256>` and copied from there; a download in
 progress is `cache/<sha256>.partial`, of one process at a time, and is continued by the next run.
-Servers are not believed: neither length nor compression nor pace that they tell or keep fills disk
-or memory, or holds a run for ever.
+Servers are not trusted: no length, compression or pace of theirs fills the disk or the memory, or
+stops a run for ever.
 """
 
-import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -20,9 +19,11 @@ from filelock import FileLock
 from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
-from gptmill.data.archive import member_chunks, member_sha256
-from gptmill.data.manifest import Entry, destination_names, read_manifest, url_parts
-from gptmill.data.transfer import (
+from gptmill.errors import UserError
+from gptmill.fetch.archive import member_chunks, member_sha256
+from gptmill.fetch.environment import mirror_from_environment, offline_from_environment
+from gptmill.fetch.manifest import RemoteFile, destination_names, read_manifest, url_parts
+from gptmill.fetch.transfer import (
     CHUNK_BYTES,
     HOPELESS,
     PACE_SECONDS,
@@ -36,8 +37,7 @@ from gptmill.data.transfer import (
     paced,
     size,
 )
-from gptmill.errors import UserError
-from gptmill.files import atomic_folder, disk_error, sha256
+from gptmill.files import atomic_folder, disk_error, sha256, state_root
 from gptmill.process.interrupt import keeps
 from gptmill.process.pool import impatient_pool
 
@@ -48,97 +48,105 @@ LONGEST_WAIT_SECONDS = 60.0
 TIMEOUT_SECONDS = (10, 60)  # to connect; between two bytes
 
 
-def mirror_from_environment() -> str | None:
-    """`GPTMILL_MIRROR`: a folder or an http(s) address, laid out HOST/PATH."""
-    return os.environ.get("GPTMILL_MIRROR") or None
-
-
-def offline_from_environment() -> bool:
-    """Whether `GPTMILL_OFFLINE` asks for no network at all (1, true or yes)."""
-    return os.environ.get("GPTMILL_OFFLINE", "").lower() in {"1", "true", "yes"}
-
-
 def fetch(
     manifest: Path,
     destination: Path,
     *,
-    cache: Path,
+    cache: Path | None = None,
     mirror: str | None = None,
-    offline: bool = False,
+    offline: bool | None = None,
 ) -> list[Path]:
     """Put every file of a manifest into `destination`, which is replaced as a whole.
 
-    A mirror (folder or http address, HOST/PATH percent-decoded) is tried before the source.
-    Offline, only the cache and a mirror that is a folder are used. Where an entry has
-    `member_sha256`, the member's hash decides and the zip may have been packed again.
+    Where a file has `member_sha256`, the member's hash decides and the zip may have been packed
+    again.
+
+    Args:
+        cache: where downloads are kept, by their hash; None is `.state/downloads`.
+        mirror, offline: as for `obtain`.
 
     Returns:
         The files, in the manifest's order.
 
     Raises:
-        UserError: the manifest is malformed, files are missing offline (all are listed, with the
-            place to put each), a download failed, a checksum differs, a zip is unsafe, the disk
-            is full. `destination` is then as it was; finished downloads stay in the cache.
+        UserError: the manifest is malformed, a zip is unsafe, or as `obtain`. `destination` is then
+            as it was; finished downloads stay in the cache.
     """
-    entries = read_manifest(manifest)
-    names = destination_names(entries)
-    cache.mkdir(parents=True, exist_ok=True)
-    missing = _missing(entries, cache)
-    if missing and offline:
-        missing = _fill_offline(missing, cache, mirror)
-    if missing:
-        _download_all(missing, cache, mirror, offline)
+    files = read_manifest(manifest)
+    names = destination_names(files)
+    cache = state_root() / "downloads" if cache is None else cache
+    obtain({cache / file.sha256: file for file in files}, mirror=mirror, offline=offline)
     with atomic_folder(destination) as folder:
-        for entry, name in zip(entries, names, strict=True):
-            _place(entry, cache / entry.sha256, folder / name)
+        for file, name in zip(files, names, strict=True):
+            _place(file, cache / file.sha256, folder / name)
     return [destination / name for name in names]
 
 
-# --- What the cache has
+def obtain(
+    wanted: Mapping[Path, RemoteFile], *, mirror: str | None = None, offline: bool | None = None
+) -> None:
+    """Download each file to its path, unless it is there with the right checksum.
+
+    Offline, only a mirror that is a folder is used.
+
+    Args:
+        wanted: path -> what belongs there; all paths in one folder.
+        mirror: a folder or http(s) address, laid out HOST/PATH (percent-decoded), tried before the
+            source; None is `GPTMILL_MIRROR`.
+        offline: use no network; None is `GPTMILL_OFFLINE`.
+
+    Raises:
+        UserError: files are missing offline (all are listed, with the path for each), a download
+            failed, a checksum differs, the disk is full.
+    """
+    mirror = mirror_from_environment() if mirror is None else mirror
+    offline = offline_from_environment() if offline is None else offline
+    for folder in {path.parent for path in wanted}:
+        folder.mkdir(parents=True, exist_ok=True)
+    missing = {path: file for path, file in wanted.items() if not _present(file, path)}
+    if missing and offline:
+        _require_in_mirror(missing, mirror)
+    if missing:
+        _download_all(missing, mirror, offline)
 
 
-def _missing(entries: Sequence[Entry], cache: Path) -> list[Entry]:
-    """Entries that no good file in the cache answers; each hash once."""
-    unique = {entry.sha256: entry for entry in entries}
-    return [
-        entry
-        for entry in unique.values()
-        if not (cache / entry.sha256).is_file() or _fault(entry, cache / entry.sha256)
-    ]
+# --- What is here already
 
 
-def _fault(entry: Entry, path: Path) -> str | None:
+def _present(file: RemoteFile, path: Path) -> bool:
+    return path.is_file() and _fault(file, path) is None
+
+
+def _fault(file: RemoteFile, path: Path) -> str | None:
     """What is wrong with a downloaded file, or None. A member's hash decides if it is given."""
-    expected, found = entry.sha256, ""
+    expected, found = file.sha256, ""
     try:
-        if entry.member_sha256 is None:
+        if file.member_sha256 is not None:
+            expected, found = file.member_sha256, member_sha256(file, path)
+        elif expected:
             found = sha256(path)
-        else:
-            expected, found = entry.member_sha256, member_sha256(entry, path)
     except UserError as error:
         return str(error)
     if found == expected:
         return None
-    what = f"{entry.member}: " if entry.member_sha256 else ""
-    return f"{what}expected SHA-256 {expected}, got {found} ({size(path):,} bytes)"
+    member = f"{file.member}: " if file.member_sha256 else ""
+    return f"{member}expected SHA-256 {expected}, got {found} ({size(path):,} bytes)"
 
 
-def _fill_offline(missing: list[Entry], cache: Path, mirror: str | None) -> list[Entry]:
-    """Take what a mirror folder has; whatever is then missing is listed in one error."""
-    in_mirror = [entry for entry in missing if _mirror_file(entry, mirror)]
-    absent = [entry for entry in missing if entry not in in_mirror]
-    if not absent:
-        return in_mirror
+def _require_in_mirror(missing: Mapping[Path, RemoteFile], mirror: str | None) -> None:
+    """Refuse, in one message, all files that a mirror folder does not have."""
     lines = []
-    for entry in absent:
-        size = f"{entry.bytes:,} bytes" if entry.bytes is not None else "size unknown"
-        wrong = ", where a file with another checksum is" if (cache / entry.sha256).exists() else ""
-        lines.append(f"  {entry.url}\n    ({size}) goes to {cache / entry.sha256}{wrong}")
-    raise UserError(
-        f"offline, and {len(absent)} file(s) are missing. Fetch each on another machine and put "
-        "it where the line says, or point GPTMILL_MIRROR to a folder laid out HOST/PATH:\n"
-        + "\n".join(lines)
-    )
+    for path, file in missing.items():
+        if _mirror_file(file, mirror) is None:
+            size = f"{file.bytes:,} bytes" if file.bytes is not None else "size unknown"
+            wrong = ", where a file with another checksum is" if path.exists() else ""
+            lines.append(f"  {file.url}\n    ({size}) goes to {path}{wrong}")
+    if lines:
+        raise UserError(
+            f"offline, and {len(lines)} file(s) are missing. Fetch each on another machine and put "
+            "it where the line says, or point GPTMILL_MIRROR to a folder laid out HOST/PATH:\n"
+            + "\n".join(lines)
+        )
 
 
 # --- Downloading
@@ -149,55 +157,51 @@ class _Downloader:
     """What every transfer of one call shares."""
 
     session: requests.Session
-    cache: Path
     mirror: str | None
     offline: bool
     progress: Callable[[int], object]
 
-    def download(self, entry: Entry) -> None:
-        """One file into the cache: from the mirror if it has it, else from the source.
+    def download(self, file: RemoteFile, target: Path) -> None:
+        """Download to `target`: from the mirror if it has the file, else from the source.
 
-        Where another process is at the same file, this one waits and takes what came.
+        Where another process downloads the same file, this one waits and takes the result.
         """
-        with FileLock(self._locks() / f"download-{entry.sha256[:16]}.lock"):
-            if _missing([entry], self.cache):
-                self._download(entry)
+        locks = target.parent.parent / "locks"  # beside the folder, which others may hash
+        locks.mkdir(exist_ok=True)
+        with FileLock(locks / f"{target.parent.name}-{target.name[:32]}.lock"):
+            if not _present(file, target):
+                self._download(file, target)
 
-    def _locks(self) -> Path:
-        folder = self.cache.parent / "locks"
-        folder.mkdir(exist_ok=True)
-        return folder
-
-    def _download(self, entry: Entry) -> None:
-        partial = self.cache / f"{entry.sha256}.partial"
+    def _download(self, file: RemoteFile, target: Path) -> None:
+        partial = target.with_name(f"{target.name}.partial")
         self.progress(size(partial))
         failures = []
-        for address in self._addresses(entry):
+        for address in self._addresses(file):
             try:
-                self._obtain(address, entry, partial)
-                partial.replace(self.cache / entry.sha256)
+                self._obtain(address, file, partial)
+                partial.replace(target)
                 return
             except Failed as failure:
                 failures.append(str(failure))
         raise UserError("\n".join(failures))
 
-    def _addresses(self, entry: Entry) -> list[Path | str]:
-        local = _mirror_file(entry, self.mirror)
+    def _addresses(self, file: RemoteFile) -> list[Path | str]:
+        local = _mirror_file(file, self.mirror)
         if self.offline:
             return [local] if local else []
-        mirrored = local or _mirror_address(entry, self.mirror)
-        return [mirrored, entry.url] if mirrored else [entry.url]
+        mirrored = local or _mirror_address(file, self.mirror)
+        return [mirrored, file.url] if mirrored else [file.url]
 
-    def _obtain(self, address: Path | str, entry: Entry, partial: Path) -> None:
+    def _obtain(self, address: Path | str, file: RemoteFile, partial: Path) -> None:
         """A checked file at `partial`, or `Failed`; what was wrong is kept for a look at it."""
         resumed = size(partial) > 0
-        self._bring(address, entry, partial)
-        fault = _fault(entry, partial)
+        self._bring(address, file, partial)
+        fault = _fault(file, partial)
         if fault and resumed:
             # The bytes of an earlier run may belong to another version of the file: begin again.
             self._discard(partial)
-            self._bring(address, entry, partial)
-            fault = _fault(entry, partial)
+            self._bring(address, file, partial)
+            fault = _fault(file, partial)
         if fault:
             self.progress(-size(partial))
             rejected = partial.replace(partial.with_suffix(".rejected"))
@@ -206,7 +210,7 @@ class _Downloader:
                 "use a mirror with the old file; if a proxy or login page answered, get past it"
             )
 
-    def _bring(self, address: Path | str, entry: Entry, partial: Path) -> None:
+    def _bring(self, address: Path | str, file: RemoteFile, partial: Path) -> None:
         """Copy from a folder, or download in several attempts with growing waits."""
         if isinstance(address, Path):
             self._discard(partial)
@@ -215,7 +219,7 @@ class _Downloader:
         for attempt in range(1, ATTEMPTS + 1):
             wait = BACKOFF_SECONDS * 2 ** (attempt - 1)
             try:
-                self._stream(address, entry, partial)
+                self._stream(address, file, partial)
                 return
             except Interrupted as interruption:
                 reason = str(interruption)
@@ -245,7 +249,7 @@ class _Downloader:
                     raise
                 raise Failed(f"{source} cannot be read: {error}") from None
 
-    def _stream(self, address: str, entry: Entry, partial: Path) -> None:
+    def _stream(self, address: str, file: RemoteFile, partial: Path) -> None:
         """One request, appended to `partial`; `Interrupted` unless every byte came."""
         offset = size(partial)
         headers = {"Accept-Encoding": "identity"}  # offsets count the file's own bytes
@@ -259,12 +263,12 @@ class _Downloader:
                 return
             if start < offset:  # a server without ranges sends everything again
                 self._discard(partial)
-            expected = expected_size(response, entry, start)
-            limit = most(entry, partial)
+            expected = expected_size(response, file, start)
+            limit = most(file, partial)
             with paced(response, lambda: size(partial)) as pace:
                 self._append(response, partial, limit)
         received = size(partial)
-        if received > limit and limit != entry.bytes:
+        if received > limit and limit != file.bytes:
             self._discard(partial)
             raise Failed(f"{address}: more than {limit:,} bytes came, without end: nothing is kept")
         if pace.cut:
@@ -286,10 +290,10 @@ class _Downloader:
         partial.unlink(missing_ok=True)
 
 
-def _download_all(entries: list[Entry], cache: Path, mirror: str | None, offline: bool) -> None:
-    """Download in parallel; every failure is told, in the manifest's order."""
-    needed = sum(entry.bytes or 0 for entry in entries)
-    _check_room(cache, needed)
+def _download_all(missing: Mapping[Path, RemoteFile], mirror: str | None, offline: bool) -> None:
+    """Download in parallel, and report every failure, in the order of the files."""
+    needed = sum(file.bytes or 0 for file in missing.values())
+    _check_room(next(iter(missing)).parent, needed)
     keeps("what has come of the downloads")
     with (
         requests.Session() as session,
@@ -298,57 +302,56 @@ def _download_all(entries: list[Entry], cache: Path, mirror: str | None, offline
     ):
         for scheme in ("https://", "http://"):
             session.mount(scheme, HTTPAdapter(pool_maxsize=PARALLEL_DOWNLOADS))
-        downloader = _Downloader(session, cache, mirror, offline, bar.update)
+        downloader = _Downloader(session, mirror, offline, bar.update)
 
-        def attempt(entry: Entry) -> str | None:
+        def attempt(target: Path) -> str | None:
             try:
-                downloader.download(entry)
+                downloader.download(missing[target], target)
             except UserError as error:
                 return str(error)
             except OSError as error:
-                told = disk_error(error, cache / entry.sha256)
-                return str(told or f"cannot write {cache / entry.sha256}: {error}")
+                return str(disk_error(error, target) or f"cannot write {target}: {error}")
             return None
 
-        failures = [failure for failure in pool.map(attempt, entries) if failure]
+        failures = [failure for failure in pool.map(attempt, missing) if failure]
     if failures:
         raise UserError("\n".join(failures))
 
 
-def _check_room(cache: Path, needed: int) -> None:
-    free = shutil.disk_usage(cache).free
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
-            f"{cache} has {free / 2**20:.0f} MiB free and the downloads need "
+            f"{folder} has {free / 2**20:.0f} MiB free and the downloads need "
             f"{needed / 2**20:.0f} MiB: free some space or move the project"
         )
 
 
-def _mirror_file(entry: Entry, mirror: str | None) -> Path | None:
-    """The entry's file in a mirror that is a folder, if it is there."""
+def _mirror_file(file: RemoteFile, mirror: str | None) -> Path | None:
+    """Where the file is in a mirror that is a folder, if it is there."""
     if mirror is None or urlsplit(mirror).scheme in {"http", "https"}:
         return None
     if not Path(mirror).is_dir():
         raise UserError(f"the mirror {mirror} is neither a folder nor an http(s) address")
-    path = Path(mirror).joinpath(*url_parts(entry.url))
+    path = Path(mirror).joinpath(*url_parts(file.url))
     return path if path.is_file() else None
 
 
-def _mirror_address(entry: Entry, mirror: str | None) -> str | None:
-    """The entry's address on a mirror that is a server."""
+def _mirror_address(file: RemoteFile, mirror: str | None) -> str | None:
+    """The file's address on a mirror that is a server."""
     if mirror is None or urlsplit(mirror).scheme not in {"http", "https"}:
         return None
-    return "/".join([mirror.rstrip("/"), *(quote(part) for part in url_parts(entry.url))])
+    return "/".join([mirror.rstrip("/"), *(quote(part) for part in url_parts(file.url))])
 
 
 # --- Into the destination
 
 
-def _place(entry: Entry, source: Path, target: Path) -> None:
+def _place(file: RemoteFile, source: Path, target: Path) -> None:
     """Copy a checked file, or its member, to where it belongs."""
-    if entry.member is None:
+    if file.member is None:
         shutil.copyfile(source, target)
         return
-    with target.open("wb") as file:
-        for chunk in member_chunks(entry, source):
-            file.write(chunk)
+    with target.open("wb") as output:
+        for chunk in member_chunks(file, source):
+            output.write(chunk)

@@ -8,8 +8,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from gptmill.data.manifest import Entry, escapes
 from gptmill.errors import UserError
+from gptmill.fetch.manifest import RemoteFile, escapes
 
 CHUNK_BYTES = 1 << 16
 LARGEST_MEMBER_BYTES = 4 << 30
@@ -21,15 +21,15 @@ DAMAGED = (
 )  # fmt: skip
 
 
-def member_sha256(entry: Entry, path: Path) -> str:
+def member_sha256(file: RemoteFile, path: Path) -> str:
     """SHA-256 of the wanted member, unpacked in bounded memory."""
     digest = hashlib.sha256()
-    for chunk in member_chunks(entry, path):
+    for chunk in member_chunks(file, path):
         digest.update(chunk)
     return digest.hexdigest()
 
 
-def member_chunks(entry: Entry, path: Path) -> Iterator[bytes]:
+def member_chunks(file: RemoteFile, path: Path) -> Iterator[bytes]:
     """The wanted member's bytes; nothing else of the zip is unpacked.
 
     Raises:
@@ -37,7 +37,7 @@ def member_chunks(entry: Entry, path: Path) -> Iterator[bytes]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            information = _checked_member(archive, entry, path)
+            information = _checked_member(archive, file, path)
             with archive.open(information) as member:
                 while chunk := member.read(CHUNK_BYTES):
                     yield chunk
@@ -45,17 +45,17 @@ def member_chunks(entry: Entry, path: Path) -> Iterator[bytes]:
         raise UserError(f"{path} is not a zip that can be read: {error}") from None
 
 
-def _checked_member(archive: zipfile.ZipFile, entry: Entry, path: Path) -> zipfile.ZipInfo:
+def _checked_member(archive: zipfile.ZipFile, file: RemoteFile, path: Path) -> zipfile.ZipInfo:
     names = archive.namelist()
     escaping = [name for name in names if escapes(name)]
     if escaping:
         raise UserError(f"{path}: {escaping[0]!r} would be written outside its folder: refused")
-    if entry.member not in names:
-        raise UserError(f"{path} has no member {entry.member!r}, only {', '.join(names[:10])}")
-    information = archive.getinfo(entry.member)
+    if file.member not in names:
+        raise UserError(f"{path} has no member {file.member!r}, only {', '.join(names[:10])}")
+    information = archive.getinfo(file.member)
     size, packed = information.file_size, max(1, information.compress_size)
     if size > LARGEST_MEMBER_BYTES or (size > CHUNK_BYTES and size > packed * LARGEST_COMPRESSION):
         raise UserError(
-            f"{path}: {entry.member!r} would unpack {packed:,} bytes to {size:,}: refused as a bomb"
+            f"{path}: {file.member!r} would unpack {packed:,} bytes to {size:,}: refused as a bomb"
         )
     return information

@@ -21,8 +21,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from gptmill.data.fetch import offline_from_environment
 from gptmill.errors import UserError
+from gptmill.fetch.environment import offline_from_environment
 
 
 def snapshot(

@@ -1,0 +1,1 @@
+"""Files and repositories from elsewhere: data, tokenizers and weights, by one downloader."""
