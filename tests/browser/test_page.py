@@ -216,6 +216,25 @@ def test_the_classifier_shows_its_probabilities(open_page: OpenPage, running: Ru
     assert page.locator("#status").text_content().startswith(f"the cat sat: {results[0]['label']},")
 
 
+def test_of_many_labels_the_likeliest_are_shown_and_the_others_folded(
+    open_page: OpenPage, running: Running
+) -> None:
+    page = opened(open_page, running)
+    many = {f"label_{i}": (i + 1) / 3003 for i in range(77)}
+    reply = {"results": [{"label": "label_76", "probabilities": many}]}
+    page.route("**/classify", lambda route: route.fulfill(json=reply))
+    page.get_by_role("tab", name="Classify").click()
+    page.get_by_label("Texts").fill("x")
+    page.get_by_role("button", name="Classify").click()
+    expect(page.get_by_text("72 more")).to_be_visible()
+    names = page.locator("#labels dt")
+    shown = [name.text_content() for name in names.all() if name.is_visible()]
+    assert shown == [f"label_{i}" for i in (76, 75, 74, 73, 72)]
+    page.get_by_text("72 more").click()
+    expect(names.last).to_be_visible()
+    expect(names).to_have_count(77)
+
+
 def test_a_failure_is_said(open_page: OpenPage, start: Callable) -> None:
     with start(max_batch=1) as own:
         page = opened(open_page, own)

@@ -329,6 +329,8 @@ function clear() {
 
 // --- the classifier
 
+const LABELS = 5; // of many, before the others are folded away
+
 async function classify(event) {
   event.preventDefault();
   const texts = $("texts").value.split("\n").filter((text) => text.trim());
@@ -351,7 +353,12 @@ function verdict(text, { label, probabilities }) {
     return element("div", {}, element("dt", { className: name === label ? "chosen" : "", text: name }),
       element("dd", {}, element("span", { className: "track" }, fill), element("span", { className: "number", text: percent(value) })));
   });
-  return element("li", {}, element("p", { text }), element("dl", {}, ...rows));
+  const verdict = element("li", {}, element("p", { text }), element("dl", {}, ...rows.slice(0, LABELS)));
+  const rest = rows.slice(LABELS);
+  if (rest.length) {
+    verdict.append(element("details", {}, element("summary", { text: `${rest.length} more` }), element("dl", {}, ...rest)));
+  }
+  return verdict;
 }
 
 // --- what a person does
