@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptmill.data.tables import JSON_LINES, SUFFIXES, TEXT_NAMES, find_column, read_rows
+from gptmill.data.tables import JSON_LINES, SUFFIXES, TEXT_NAMES, find_column, objects, read_rows
 from gptmill.data.text_files import lines, plain_suffix, read_text, without_surrogates
 from gptmill.errors import UserError
 from gptmill.files import atomic_file
@@ -57,7 +57,7 @@ def _rows(file: Path, column: str) -> tuple[list[Row], str]:
     """Rows and the column of the texts; a plain text's lines are rows of one column."""
     if plain_suffix(file) not in SUFFIXES and not column:
         return [{"text": line} for line in lines(read_text(file))], "text"
-    rows = read_rows(file, header=not column.isdigit())
+    rows = objects(file, read_rows(file, header=not column.isdigit()))
     return rows, find_column(rows, column, TEXT_NAMES, "--column", str(file))
 
 

@@ -7,7 +7,14 @@ from typing import Any
 
 from gptmill.data.corpus import EMBEDDED_FILE
 from gptmill.data.own_files import LeftOut, named_splits
-from gptmill.data.tables import SUFFIXES, TEXT_NAMES, find_column, read_rows
+from gptmill.data.tables import (
+    SUFFIXES,
+    TEXT_NAMES,
+    find_column,
+    objects,
+    read_rows,
+    row_splits,
+)
 from gptmill.data.text_files import lines, plain_stem, plain_suffix, read_text, without_surrogates
 from gptmill.errors import UserError
 from gptmill.files import atomic_file
@@ -41,8 +48,8 @@ def write_own_corpus(
     path = folder / EMBEDDED_FILE
     with atomic_file(path) as beside, beside.open("w", encoding="utf-8", newline="\n") as out:
         for file in files:
-            for id, document in _documents(file, text, encoding, separator):
-                line = _line(id, document, splits.get(file), left_out)
+            for id, document, split in _documents(file, text, encoding, separator):
+                line = _line(id, document, splits.get(file, split), left_out)
                 if line:
                     out.write(json.dumps(line, ensure_ascii=False) + "\n")
                     count += 1
@@ -60,25 +67,25 @@ def _line(id: str, text: Any, split: str | None, left_out: LeftOut) -> dict[str,
     return line | {"split": split} if split else line
 
 
-def _documents(file: Path, column: str, encoding: str, separator: str) -> Iterator[tuple[str, Any]]:
-    """Ids and texts of one file."""
+def _documents(
+    file: Path, column: str, encoding: str, separator: str
+) -> Iterator[tuple[str, Any, str | None]]:
+    """Ids, texts and splits, where a column names them, of one file."""
     name = (file.parent / plain_stem(file)).as_posix().lstrip("/")
     kind = plain_suffix(file)
     if kind in SUFFIXES or (column and kind not in TEXTS):
-        rows = read_rows(file, encoding, header=not column.isdigit())
-        if all(isinstance(row, str) for row in rows):  # JSON's list of texts
-            rows = [{"text": row} for row in rows]
+        rows = objects(file, read_rows(file, encoding, header=not column.isdigit()))
         field = find_column(rows, column, TEXT_NAMES, "download.corpus.text", str(file))
         print(f"{file}: {len(rows):,} rows, text from {field!r}")
-        for number, row in enumerate(rows):
-            yield f"{name}#{number:08d}", row.get(field)
+        for number, (row, split) in enumerate(zip(rows, row_splits(file, rows))):
+            yield f"{name}#{number:08d}", row.get(field), split
         return
     pieces = _separated(read_text(file, encoding), separator)
     if len(pieces) == 1:
-        yield name, pieces[0]
+        yield name, pieces[0], None
         return
     for number, piece in enumerate(piece for piece in pieces if piece.strip()):
-        yield f"{name}#{number:08d}", piece
+        yield f"{name}#{number:08d}", piece, None
 
 
 def _separated(text: str, separator: str) -> list[str]:

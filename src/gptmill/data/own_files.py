@@ -6,18 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gptmill.data.tables import SPLIT_NAMES
 from gptmill.data.text_files import plain_stem, plain_suffix
 from gptmill.files import write_json
 
 REPORT = "left_out.json"
 README = "a README"
-_SPLITS = {
-    "train": "train", "training": "train",
-    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
-    "test": "test", "testing": "test",
-}  # fmt: skip
 # train.txt, train-00000-of-00002.parquet, TinyStories-valid.txt, wiki.test.txt
-_NAMED = re.compile(rf"(?:^|.*[-_.])({'|'.join(_SPLITS)})(?:[-_.]\d[\w-]*)?$", re.IGNORECASE)
+_NAMED = re.compile(rf"(?:^|.*[-_.])({'|'.join(SPLIT_NAMES)})(?:[-_.]\d[\w-]*)?$", re.IGNORECASE)
 LISTED = 10  # of what is left out, on the terminal; the whole list is in left_out.json
 
 
@@ -79,6 +75,6 @@ def named_splits(files: Sequence[Path]) -> dict[Path, str]:
     for file in files:
         for name in (plain_stem(file), file.parent.name):
             if match := _NAMED.match(name):
-                found[file] = _SPLITS[match[1].lower()]
+                found[file] = SPLIT_NAMES[match[1].lower()]
                 break
     return found if "train" in found.values() and set(found.values()) != {"train"} else {}

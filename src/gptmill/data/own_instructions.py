@@ -5,12 +5,13 @@
 ShareGPT's `conversations` are read.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gptmill.data.own_files import LeftOut, named_splits
-from gptmill.data.tables import SUFFIXES, read_rows
+from gptmill.data.tables import SUFFIXES, read_rows, row_splits
 from gptmill.data.text_files import without_surrogates
 from gptmill.errors import UserError
 from gptmill.files import write_json
@@ -43,10 +44,12 @@ def write_own_instructions(
     splits = named_splits(files)
     entries = []
     for file in files:
-        for value in read_rows(file, encoding):
-            entry = read_entry(value, left_out)
+        values = read_rows(file, encoding)
+        rows = [value if isinstance(value, dict) else {} for value in values]
+        for value, split in zip(values, row_splits(file, rows)):
+            entry, split = read_entry(value, left_out), splits.get(file, split)
             if entry is not None:
-                entries.append(entry | ({"split": splits[file]} if file in splits else {}))
+                entries.append(entry | ({"split": split} if split else {}))
     if not entries:
         reasons = "; ".join(f"{count} × {reason}" for reason, count in left_out.records.items())
         raise UserError(
@@ -63,13 +66,17 @@ def read_entry(value: Any, left_out: LeftOut) -> Entry | None:
     answer before the first question and a question after the last answer are left out of their
     conversation; turns of one role in a row are joined by an empty line.
     """
+    if isinstance(value, list):  # of turns alone
+        value = {TURNS[0]: value}
     if not isinstance(value, dict):
         left_out.records[NOT_READ] += 1
         return None
-    turns = next((value[key] for key in TURNS if isinstance(value.get(key), list)), None)
-    prompt = value.get("prompt")
+    turns = next(filter(None, (_listed(value.get(key)) for key in TURNS)), None)
+    prompt, answer = value.get("prompt"), _as_turns(value, OUTPUT)
     if turns is None and isinstance(prompt, list):  # messages and the answer's, as preferences are
-        turns = [*prompt, *_as_turns(value, OUTPUT)]
+        turns = [*prompt, *answer]
+    elif turns is None and len(answer) > 1:  # the whole conversation under its answer's name
+        turns = answer
     entry, reason = _conversation(turns) if turns is not None else _single(value)
     if entry is None:
         left_out.records[reason] += 1
@@ -77,6 +84,16 @@ def read_entry(value: Any, left_out: LeftOut) -> Entry | None:
     clean = _clean(entry)
     left_out.records[SURROGATES] += clean != entry
     return clean
+
+
+def _listed(value: Any) -> list[Any] | None:
+    """A list, also where a table's cell has it as JSON."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return None
+    return value if isinstance(value, list) else None
 
 
 def _as_turns(value: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
@@ -103,8 +120,16 @@ def _single(value: Mapping[str, Any]) -> tuple[Entry | None, str]:
         return None, "entry without an answer"
     entry: Entry = {"instruction": instruction, "input": input or "", "output": output}
     system = _text(value.get("system") or "")
-    if system.strip():
-        entry["history"] = [{"role": "system", "content": system}]
+    history = [{"role": "system", "content": system}] if system.strip() else []
+    for pair in value.get("history") or ():  # of question and answer
+        if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(map(_text, pair))):
+            return None, "entry whose history is no pairs of question and answer"
+        history += [
+            {"role": role, "content": _text(part)}
+            for role, part in zip(("user", "assistant"), pair)
+        ]
+    if history:
+        entry["history"] = history
     # What the embedded entries and ours carry on: they are held out by combination.
     entry |= {key: value[key] for key in ("family", "combination") if key in value}
     return entry, ""

@@ -15,14 +15,16 @@ from gptmill.data.tables import (
     TEXT_NAMES,
     Row,
     find_column,
+    objects,
     read_rows,
-    require_objects,
+    row_splits,
 )
 from gptmill.data.text_files import without_surrogates
 from gptmill.errors import UserError
 
 TAKEN = (*SUFFIXES, ".txt")
 NO_TEXT, NO_LABEL = "row without a text", "row without a label"
+NO_ONE_LABEL = "row whose label is several values"
 SURROGATES = "row with half a surrogate pair, now U+FFFD"
 
 
@@ -48,13 +50,14 @@ def write_own_labelled(
     found: list[dict[str, str]] = []
     read: Counter[tuple[str, str]] = Counter()
     for file in files:
-        rows = read_rows(file, encoding, header=not (text.isdigit() and label.isdigit()))
-        require_objects(rows, str(file))
+        numbered = text.isdigit() and label.isdigit()
+        rows = objects(file, read_rows(file, encoding, header=not numbered))
         columns = label_columns(rows, text, label, str(file))
         read[columns] += len(rows)
-        for row in rows:
+        for row, split in zip(rows, row_splits(file, rows)):
+            split = splits.get(file, split)
             if taken := _taken(row, columns, left_out):
-                found.append(taken | ({"split": splits[file]} if splits.get(file) else {}))
+                found.append(taken | ({"split": split} if split else {}))
     for (of_text, of_label), count in read.items():
         print(f"{count:,} rows: text from {of_text!r}, label from {of_label!r}")
     if not found:
@@ -74,6 +77,12 @@ def label_columns(rows: Sequence[Row], text: str, label: str, origin: str) -> tu
         distinct = {name: len({str(row.get(name)) for row in rows}) for name in names}
         few, many = sorted(names, key=lambda name: distinct[name])
         if distinct[few] * 5 <= len(rows) and distinct[many] * 2 >= len(rows):
+            if few in {row.get(few) for row in rows}:
+                raise UserError(
+                    f"{origin} has no header: {few!r} is a label. Name the columns by their place, "
+                    f"download.classification.text: '{1 + names.index(many)}' and .label: "
+                    f"'{1 + names.index(few)}'"
+                )
             return many, few
     where = "download.classification."
     return (
@@ -85,6 +94,11 @@ def label_columns(rows: Sequence[Row], text: str, label: str, origin: str) -> tu
 def _taken(row: Row, columns: tuple[str, str], left_out: LeftOut) -> dict[str, str] | None:
     """One row's text and label, or None with the reason counted."""
     text, label = row.get(columns[0]), label_text(row.get(columns[1]))
+    if label is None:
+        left_out.records[NO_ONE_LABEL] += 1
+        return None
+    if isinstance(text, int | float) and text == text:
+        text = str(text)
     if not isinstance(text, str) or not text.strip():
         left_out.records[NO_TEXT] += 1
         return None
@@ -96,8 +110,15 @@ def _taken(row: Row, columns: tuple[str, str], left_out: LeftOut) -> dict[str, s
     return {"label": label, "text": clean}
 
 
-def label_text(value: Any) -> str:
-    """A label as text: 1.0 is 1, white space around it goes, case stays."""
+def label_text(value: Any) -> str | None:
+    """A label as text: 1.0 is 1, white space around it goes, case stays; a list of one is that.
+
+    None where it is no single value.
+    """
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, list | dict):
+        return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return "" if value is None or value != value else str(value).strip()

@@ -16,6 +16,13 @@ DELIMITERS = ",\t;|"
 LARGEST_CELL = 1 << 30  # characters; the csv module stops at 131,072
 STANDS_FOR_CR = "\ue00d"  # private use: the csv module would end a line at a bare CR
 
+SPLIT = "split"  # the column
+SPLIT_NAMES = {
+    "train": "train", "training": "train",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
 Row = dict[str, Any]
 
 
@@ -62,11 +69,52 @@ def _json(path: Path, text: str) -> list[Row]:
         except UserError:
             raise UserError(f"{path} is not JSON: {error}") from None
     if isinstance(values, dict):
-        lists = [value for value in values.values() if isinstance(value, list) and value]
-        values = lists[0] if len(lists) == 1 else [values]
+        values = _rows_of(values)
     if not isinstance(values, list):
         raise UserError(f"{path} is neither a list nor an object that holds one")
     return values
+
+
+def _rows_of(values: Row) -> list[Any]:
+    """The rows of an object: its one list, a list for each split, columns, or itself."""
+    lists = {key: value for key, value in values.items() if isinstance(value, list) and value}
+    if len(lists) == 1:
+        return next(iter(lists.values()))
+    if lists and all(key.lower() in SPLIT_NAMES for key in lists):
+        return [
+            row | {SPLIT: key} if isinstance(row, dict) else row
+            for key, rows in lists.items()
+            for row in rows
+        ]
+    if lists.keys() == values.keys() and len({len(column) for column in lists.values()}) == 1:
+        return [dict(zip(lists, cells)) for cells in zip(*lists.values())]
+    return [values]
+
+
+def objects(path: Path, rows: Sequence[Any]) -> list[Row]:
+    """Rows that are objects; a text is one with the column `text`.
+
+    Raises:
+        UserError: a row that is neither.
+    """
+    found = [{"text": row} if isinstance(row, str) else row for row in rows]
+    for number, row in enumerate(found, start=1):
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, row {number} is no object and no text: {str(row)[:60]}")
+    return found
+
+
+def row_splits(path: Path, rows: Sequence[Row]) -> list[str | None]:
+    """The split that each row's column `split` names, where all do; else None for each."""
+    column = next((name for name in rows[0] if name.strip().lower() == SPLIT), None)
+    nothing: list[str | None] = [None] * len(rows)
+    if column is None:
+        return nothing
+    named = [SPLIT_NAMES.get(str(row.get(column)).strip().lower()) for row in rows]
+    if not all(named):
+        print(f"{path}: the column {column!r} names no splits, such as {rows[0].get(column)!r}")
+        return nothing
+    return named if "train" in named else nothing
 
 
 def _parquet(path: Path) -> list[Row]:
@@ -119,6 +167,10 @@ def _delimited(path: Path, text: str, header: bool) -> list[Row]:
             "is not closed as CSV wants it; double it inside quotation marks, or remove it"
         )
     names = records[0] if header else [str(i + 1) for i in range(max(map(len, records)))]
+    named = [name.strip() for name in names if name.strip()]
+    twice = next((name for name in named if named.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path}: two columns are named {twice!r}: rename one")
     return [_row(path, names, record) for record in records[int(header) :]]
 
 
@@ -183,13 +235,6 @@ LABEL_NAMES = (
 )  # fmt: skip
 
 
-def require_objects(rows: Sequence[Any], origin: str) -> None:
-    """Refuse a list, which JSON can hold, of anything but objects."""
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise UserError(f"{origin}, row {number}: {str(row)[:40]!r} is not an object")
-
-
 def find_column(
     rows: Sequence[Row], wanted: str, known: Sequence[str], parameter: str, origin: str
 ) -> str:
@@ -198,7 +243,6 @@ def find_column(
     Raises:
         UserError: no such column, none with a usual name, or more than one.
     """
-    require_objects(rows, origin)
     columns = list(dict.fromkeys(name for row in rows[:100] for name in row))
     if wanted:
         if wanted not in columns:

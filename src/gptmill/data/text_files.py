@@ -12,6 +12,7 @@ from pathlib import Path
 from gptmill.errors import UserError
 
 COMPRESSED = (".gz", ".zst")
+WESTERN = "cp1252"
 SAMPLE = 1 << 18  # bytes that an encoding is guessed from
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -112,9 +113,18 @@ def _utf16_by_nuls(data: bytes, origin: str) -> str:
     if b"\0" not in data:
         return ""
     even, odd = data[::2].count(0), data[1::2].count(0)
-    if min(even, odd) * 20 > max(even, odd) or len(data) % 2:
+    few = (even + odd) * 10 < len(data) and _is_utf8(data)  # UTF-8 with a NUL now and then
+    if few or min(even, odd) * 20 > max(even, odd) or len(data) % 2:
         raise UserError(f"{origin} is not text: it has NUL bytes, as binary files have")
     return "utf-16-le" if odd > even else "utf-16-be"
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _guessed(data: bytes, origin: str) -> str:
@@ -123,16 +133,21 @@ def _guessed(data: bytes, origin: str) -> str:
         from charset_normalizer import from_bytes
     except ImportError:
         raise UserError(f"{origin} is not UTF-8: {remedy}") from None
-    best = from_bytes(data[:SAMPLE]).best()
+    matches = from_bytes(data[:SAMPLE])
+    best = matches.best()
     if best is None:
         raise UserError(f"{origin} is not UTF-8, and no encoding fits it: {remedy}")
+    # Where it cannot tell Western from Central European, Western is by far the commoner.
+    tied = [m for m in matches if (m.chaos, m.coherence) == (best.chaos, best.coherence)]
+    western = any(WESTERN in match.could_be_from_charset for match in tied)
+    found = WESTERN if western else best.encoding
     try:
-        data.decode(best.encoding)
+        data.decode(found)
     except UnicodeDecodeError:
         raise UserError(
-            f"{origin} is not UTF-8, and looks like {best.encoding} at first alone: {remedy}"
+            f"{origin} is not UTF-8, and looks like {found} at first alone: {remedy}"
         ) from None
-    return best.encoding
+    return found
 
 
 def lines(text: str) -> list[str]:

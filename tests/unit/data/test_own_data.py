@@ -263,3 +263,92 @@ def test_given_splits_of_entries_stay(tmp_path: Path) -> None:
     assert [counts[f"{s}/entries"] for s in ("train", "validation", "test")] == [36, 4, 7]
     test = json.loads((tmp_path / "out/test.json").read_text())
     assert [entry["instruction"] for entry in test] == [f"test {i}" for i in range(7)]
+
+
+# --- What new users bring
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("mixed.json", '["one", {"text": "two"}]', [("one", None), ("two", None)]),
+        ("columns.json", '{"text": ["a", "b"], "id": [1, 2]}', [("a", None), ("b", None)]),
+        ("splits.json", '{"train": [{"text": "a"}], "dev": [{"text": "b"}]}',
+         [("a", "train"), ("b", "validation")]),
+        ("column.csv", "text,Split\na,TRAIN\nb,testing\n", [("a", "train"), ("b", "test")]),
+    ],
+)  # fmt: skip
+def test_tables_of_other_forms(
+    name: str, content: str, expected: list[tuple[str, str | None]], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content)
+    assert corpus_of(tmp_path, texts(tmp_path / name)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("numbers.json", "[1, 2]", r"row 1 is no object and no text: 1"),
+        ("twice.csv", "text,text\na,b\n", r"two columns are named 'text'"),
+    ],
+)
+def test_tables_that_are_refused(name: str, content: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=told):
+        corpus_of(tmp_path, texts(tmp_path / name))
+
+
+def labelled_rows(tmp_path: Path, **columns: str) -> list[list[str]]:
+    make_raw("classification", labelled(tmp_path / "in", **columns), tmp_path / "raw")
+    return read_labelled(tmp_path / "raw/texts.csv").values.tolist()
+
+
+def test_labels_and_texts_of_other_types(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    values = [("a", True), (12, "x"), ("b", ["y"]), ("c", ["x", "y"]), ("d", {"n": 1}), ("e", 2.0)]
+    lines = [json.dumps({"text": text, "label": label}) for text, label in values]
+    (tmp_path / "in/a.jsonl").write_text("\n".join(lines))
+    assert labelled_rows(tmp_path) == [["True", "a"], ["x", "12"], ["y", "b"], ["2", "e"]]
+    assert "2 × row whose label is several values" in capsys.readouterr().out
+
+
+def test_a_column_of_splits_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.csv").write_text("text,label,split\na,x,train\nb,y,dev\nc,x,Test\n")
+    assert [row[2] for row in labelled_rows(tmp_path)] == ["train", "validation", "test"]
+    (tmp_path / "in/a.csv").write_text("text,label,split\na,x,left\nb,y,train\n")
+    assert labelled_rows(tmp_path) == [["x", "a"], ["y", "b"]]
+    assert "the column 'split' names no splits, such as 'left'" in capsys.readouterr().out
+
+
+def test_a_first_message_is_no_header(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    lines = [f"{'ham' if i % 3 else 'spam'}\tmessage {i}" for i in range(12)]
+    (tmp_path / "in/SMS.tsv").write_text("\n".join(lines))
+    with pytest.raises(
+        UserError, match=r"no header: 'spam' is a label.*text: '2' and \.label: '1'"
+    ):
+        labelled_rows(tmp_path)
+    assert labelled_rows(tmp_path, text="2", label="1")[0] == ["spam", "message 0"]
+
+
+TURNS = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+ENTRY = {"instruction": "u", "input": "", "output": "a"}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (TURNS, ENTRY),
+        ({"messages": json.dumps(TURNS)}, ENTRY),
+        ({"prompt": "u", "chosen": TURNS, "rejected": []}, ENTRY),
+        ({"instruction": "u", "output": "a", "system": "s", "history": [["q", "b"]]},
+         ENTRY | {"history": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"},
+                              {"role": "assistant", "content": "b"}]}),
+        ({"instruction": "u", "output": "a", "history": "earlier"}, None),
+    ],
+)  # fmt: skip
+def test_conversations_of_other_forms(value: object, expected: dict | None) -> None:
+    assert read_entry(value, LeftOut()) == expected

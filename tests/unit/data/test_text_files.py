@@ -58,6 +58,18 @@ def test_a_named_encoding_counts_and_a_wrong_one_is_told() -> None:
         decode(b"a", "utf-9")
 
 
+def test_western_is_taken_where_central_european_fits_as_well() -> None:
+    text = "L'été dernier, à Paris, le garçon a mangé des crêpes près de la forêt. " * 5
+    assert decode(text.encode("latin-1"))[0] == text
+    polish = "Zażółć gęślą jaźń, wczoraj był piękny dzień w Łodzi. " * 5
+    assert decode(polish.encode("cp1250")) == (polish, "cp1250")
+
+
+def test_a_nul_in_utf8_is_not_read_as_utf16() -> None:
+    with pytest.raises(UserError, match="NUL bytes"):
+        decode(b"hello\x00world and some more text")
+
+
 def test_binary_is_no_text() -> None:
     with pytest.raises(UserError, match="NUL bytes"):
         decode(bytes(range(256)) * 20)
