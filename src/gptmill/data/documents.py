@@ -7,6 +7,7 @@ documents are shorter than the context, one to a row teaches more from fewer tok
 
 import numpy as np
 
+from gptmill.batching import right_padded
 from gptmill.data.tokens import TokenSplit
 
 IGNORED = -100  # the target that counts for nothing: padding, or a masked prompt
@@ -39,10 +40,6 @@ def collate_documents(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets, int64 [B, T]: `<|endoftext|>` comes before each document; targets of
     the padding after it are -100."""
-    shape = (len(documents), max(map(len, documents)))
-    inputs = np.full(shape, end_of_text, np.int64)
-    targets = np.full(shape, IGNORED, np.int64)
-    for row, ids in enumerate(documents):
-        inputs[row, 1 : len(ids)] = ids[:-1]
-        targets[row, : len(ids)] = ids
+    inputs, _ = right_padded([np.append(end_of_text, ids[:-1]) for ids in documents], end_of_text)
+    targets, _ = right_padded(documents, IGNORED)
     return inputs, targets

@@ -22,8 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
+from gptmill.batching import batches_by_length, left_padded
 from gptmill.errors import UserError
-from gptmill.generate.loop import Decoder, left_padded
+from gptmill.generate.loop import Decoder
 from gptmill.tokenizer import Tokenizer
 
 SHOTS = (0, 1, 4, 16)
@@ -243,9 +244,7 @@ def _next_log_probabilities(
 ) -> np.ndarray:
     """Log-probabilities [rows, wanted] of the wanted ids after each row."""
     found = np.empty((len(rows), len(wanted)))
-    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))  # little padding
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    for chosen in batches_by_length([len(row) for row in rows], batch_size):
         logits = decoder.prefill(*left_padded([rows[row] for row in chosen])).astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         normalizer = np.log(np.exp(logits).sum(axis=1, keepdims=True))

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gptmill.batching import batches_by_length
 from gptmill.data.python_functions import headers, is_whole_function
 from gptmill.generate.loop import Decoder, generate
 from gptmill.generate.sampling import SamplingOptions
@@ -38,11 +39,11 @@ def complete_functions(
     found = [header for text in texts for header in headers(text)]
     fitting = [h for h, ids in zip(found, tokenizer.encode_batch(found)) if len(ids) <= room]
     order = np.random.default_rng(options.seed).permutation(len(fitting))[:count]
-    chosen = sorted((fitting[i] for i in order), key=len)  # little padding in a batch
-    attempts = []
-    for start in range(0, len(chosen), BATCH):
-        prompts = chosen[start : start + BATCH]
-        numbers = range(start, start + len(prompts))
+    chosen = [fitting[i] for i in order]
+    attempts: list[Attempt] = []
+    for rows in batches_by_length([len(header) for header in chosen], BATCH):
+        prompts = [chosen[row] for row in rows]
+        numbers = range(len(attempts), len(attempts) + len(prompts))
         for header, completion in zip(
             prompts, generate(decoder, tokenizer, prompts, options, numbers)
         ):

@@ -6,16 +6,16 @@ Shapes: B batch, T tokens, V vocabulary, K labels.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import torch
 
+from gptmill.batching import left_padded
 from gptmill.card import ModelCard
 from gptmill.errors import UserError
-from gptmill.generate.loop import Decoder, left_padded
+from gptmill.generate.loop import Decoder
 from gptmill.generate.torch_decoder import TorchDecoder
 from gptmill.model.gpt2 import GPT2
 from gptmill.prompt import format_prompt, format_response
@@ -171,9 +171,9 @@ def classifier_reference(onnx_folder: Path, model_folder: Path, texts: Sequence[
     parts = [classifier.reading.pieces(text) for text in classifier.encode(texts)]
     pieces = [piece for text in parts for piece in text]
     logits = np.empty((len(pieces), len(classifier.labels)), np.float32)
-    by_length = sorted(range(len(pieces)), key=lambda row: len(pieces[row]))
-    for _, alike in groupby(by_length, key=lambda row: len(pieces[row])):
-        rows = list(alike)
+    lengths = np.array([len(piece) for piece in pieces])
+    for length in np.unique(lengths):
+        rows = np.flatnonzero(lengths == length)
         inputs = classifier.padded([pieces[row] for row in rows])
         padded, mask = (torch.from_numpy(array) for array in inputs)
         with torch.inference_mode():

@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from gptmill.batching import left_padded
 from gptmill.errors import UserError
 from gptmill.generate.sampling import Sampler, SamplingOptions
 from gptmill.generate.text import TextStream
@@ -142,16 +143,6 @@ class GrowingSequence:
     def _finish(self, reason: StopReason) -> str:
         self.stop_reason = reason
         return self._text.finish()
-
-
-def left_padded(windows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and mask [B, T] int64 of unequal windows, padded on the left with id 0."""
-    shape = (len(windows), max(len(window) for window in windows))
-    ids, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    for row, window in enumerate(windows):
-        ids[row, shape[1] - len(window) :] = window
-        mask[row, shape[1] - len(window) :] = 1
-    return ids, mask
 
 
 def _start(

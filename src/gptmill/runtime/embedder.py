@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gptmill.batching import batches_of_tokens, right_padded
 from gptmill.card import GENERATE, ModelCard
 from gptmill.runtime.session import BATCH_TOKENS, open_session
 
@@ -39,18 +40,13 @@ class Embedder:
         """Vectors [len(texts), C] float32 of texts given as token ids, none empty or longer than
         the context; each as if it were alone."""
         vectors = np.empty((len(texts), self._config.width), np.float32)
-        order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
-        while order:
-            width = len(texts[order[0]])
-            rows, order = order[: BATCH_TOKENS // width or 1], order[BATCH_TOKENS // width or 1 :]
-            vectors[rows] = self._batch([texts[row] for row in rows], width)
+        for rows in batches_of_tokens([len(text) for text in texts], BATCH_TOKENS):
+            vectors[rows] = self._batch([texts[row] for row in rows])
         return vectors
 
-    def _batch(self, texts: Sequence[Sequence[int]], width: int) -> np.ndarray:
-        ids = np.zeros((len(texts), width), np.int64)
-        mask = np.zeros_like(ids)
-        for row, text in enumerate(texts):
-            ids[row, : len(text)], mask[row, : len(text)] = text, 1
+    def _batch(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
+        ids, mask = right_padded(texts)
+        width = ids.shape[1]
         feeds = {
             "input_ids": ids,
             "attention_mask": mask,

@@ -6,7 +6,7 @@ K labels.
 
 import math
 from collections import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from gptmill.batching import batches_of_tokens, right_padded
 from gptmill.card import GENERATE, ModelCard
 from gptmill.errors import UserError
 from gptmill.generate.loop import Completion, generate, stream
@@ -244,10 +245,10 @@ class Classifier:
         self.labels = list(reading.labels)
         self.tokenizer = load_tokenizer(folder)
         self._session = open_session(folder, threads)
-        self._maximum_length = reading.maximum_length or config.context_length
-        self.reading = replace(reading, maximum_length=self._maximum_length)
+        maximum_length = reading.maximum_length or config.context_length
+        self.reading = replace(reading, maximum_length=maximum_length)
         # The book's read-out sees the padding, which therefore is as long as in training.
-        self._pad_fully = reading.readout == "padded_last"
+        self._width = self.reading.maximum_length if reading.readout == "padded_last" else None
 
     def classify(self, texts: Sequence[str]) -> list[Classification]:
         """Classify each text, long ones read as in training; results in the same order.
@@ -275,26 +276,11 @@ class Classifier:
         parts = [self.reading.pieces(text) for text in ids]
         pieces = [piece for text in parts for piece in text]
         logits = np.empty((len(pieces), len(self.labels)), np.float32)
-        for rows in self._batches(pieces):
+        for rows in batches_of_tokens([len(text) for text in pieces], BATCH_TOKENS, self._width):
             inputs = self.padded([pieces[row] for row in rows])
             logits[rows] = self._session.run(["logits"], dict(zip(INPUTS, inputs)))[0]
         return mean_of_pieces(logits, [len(text) for text in parts])
 
     def padded(self, pieces: Sequence[list[int]]) -> tuple[np.ndarray, np.ndarray]:
         """Ids and mask [B, T] of one batch of texts cut as in training, padded on the right."""
-        width = self._maximum_length if self._pad_fully else max(map(len, pieces))
-        padded = np.full((len(pieces), width), self.tokenizer.end_of_text, np.int64)
-        mask = np.zeros_like(padded)
-        for row, text in enumerate(pieces):
-            padded[row, : len(text)] = text
-            mask[row, : len(text)] = 1
-        return padded, mask
-
-    def _batches(self, pieces: Sequence[list[int]]) -> Iterator[np.ndarray]:
-        """Rows of like length, so that a batch has little padding."""
-        order = np.argsort([len(text) for text in pieces], kind="stable")[::-1]
-        while len(order):
-            width = self._maximum_length if self._pad_fully else len(pieces[order[0]])
-            count = max(1, BATCH_TOKENS // width)
-            yield order[:count]
-            order = order[count:]
+        return right_padded(pieces, self.tokenizer.end_of_text, self._width)

@@ -23,8 +23,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gptmill.batching import left_padded
 from gptmill.errors import UserError
-from gptmill.generate.loop import GrowingSequence, StopReason, left_padded
+from gptmill.generate.loop import GrowingSequence, StopReason
 from gptmill.generate.sampling import (
     NOT_FINITE,
     SamplingOptions,

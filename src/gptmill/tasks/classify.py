@@ -13,6 +13,7 @@ import pandas as pd
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gptmill.batching import batches_by_length, right_padded
 from gptmill.data.classification import SPLITS, class_weights, read_labels, read_split
 from gptmill.engine.runtime import Runtime
 from gptmill.model.classifier import GPT2Classifier
@@ -71,12 +72,7 @@ def collate_labelled(
     Args:
         examples: (ids, label), the ids at most `length` long.
     """
-    width = length or max(len(ids) for ids, _ in examples)
-    inputs = np.full((len(examples), width), padding, dtype=np.int64)
-    mask = np.zeros((len(examples), width), dtype=np.int64)
-    for row, (ids, _) in enumerate(examples):
-        inputs[row, : len(ids)] = ids
-        mask[row, : len(ids)] = 1
+    inputs, mask = right_padded([ids for ids, _ in examples], padding, length)
     return LabelledBatch(inputs, mask, np.array([label for _, label in examples], dtype=np.int64))
 
 
@@ -158,13 +154,10 @@ class ClassificationData:
         self, split: LabelledSplit, model: nn.Module, task: ClassificationTask, runtime: Runtime
     ) -> np.ndarray:
         """Logits [N, K] of a split, in its order; like lengths are computed together."""
-        order = np.argsort(split.lengths, kind="stable")
-        batches = [
-            self.collate([split.examples[i] for i in order[start : start + EVALUATION_BATCH]])
-            for start in range(0, len(order), EVALUATION_BATCH)
-        ]
+        order = batches_by_length(split.lengths, EVALUATION_BATCH)
+        batches = [self.collate([split.examples[row] for row in rows]) for rows in order]
         logits = predict(model, task, batches, runtime)
-        return mean_of_pieces(logits[np.argsort(order, kind="stable")], split.counts)
+        return mean_of_pieces(logits[np.argsort(np.concatenate(order))], split.counts)
 
     def evaluate(
         self, model: nn.Module, task: ClassificationTask, runtime: Runtime

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import nn
 
+from gptmill.batching import batches_by_length, right_padded
 from gptmill.conversation import prompt_ids
 from gptmill.engine.runtime import Runtime
 from gptmill.errors import UserError
@@ -56,11 +57,9 @@ def collate_instructions(examples: list[Example], padding: int, mask_prompt: boo
     The first `<|endoftext|>` stays a target, so that the model learns to stop; every padded target
     after it is ignored, and so are the prompt's own tokens when `mask_prompt` is set.
     """
-    width = max(len(example.ids) for example in examples) - 1
-    inputs = np.full((len(examples), width), padding, dtype=np.int64)
-    targets = np.full((len(examples), width), IGNORED, dtype=np.int64)
+    inputs, _ = right_padded([example.ids[:-1] for example in examples], padding)
+    targets = np.full_like(inputs, IGNORED)
     for row, (ids, prompt_length, answers) in enumerate(examples):
-        inputs[row, : len(ids) - 1] = ids[:-1]
         learned = [*answers, (prompt_length, len(ids))] if mask_prompt else [(1, len(ids))]
         for start, end in learned:
             first = max(0, start - 1)
@@ -133,9 +132,6 @@ class InstructionData:
 
     def evaluate(self, model: nn.Module, runtime: Runtime) -> dict[str, float]:
         """Nats per target on the validation entries."""
-        ordered = sorted(self.validation, key=lambda example: len(example.ids))
-        batches = [
-            self.collate(ordered[start : start + EVALUATION_BATCH])
-            for start in range(0, len(ordered), EVALUATION_BATCH)
-        ]
+        order = batches_by_length([len(e.ids) for e in self.validation], EVALUATION_BATCH)
+        batches = [self.collate([self.validation[row] for row in rows]) for rows in order]
         return {"validation/loss": batch_loss(model, batches, runtime)}

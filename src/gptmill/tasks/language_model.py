@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gptmill.batching import batches_by_length
 from gptmill.data.documents import IGNORED, DocumentExamples, collate_documents
 from gptmill.data.tokens import TokenSplit, WindowSampler
 from gptmill.engine.batches import ShuffledBatches
@@ -168,11 +169,10 @@ def document_nats(
     Documents that fit into a window are batched by length; longer ones slide (`token_nats`).
     """
     long = [ids for ids in documents if len(ids) > window]
-    short = sorted((ids for ids in documents if len(ids) <= window), key=len)
-    rows = max(1, EVALUATION_TOKENS // window)
+    short = [ids for ids in documents if len(ids) <= window]
+    order = batches_by_length([len(ids) for ids in short], max(1, EVALUATION_TOKENS // window))
     batches = [
-        TokenBatch(*collate_documents(short[start : start + rows], end_of_text))
-        for start in range(0, len(short), rows)
+        TokenBatch(*collate_documents([short[row] for row in rows], end_of_text)) for rows in order
     ]
     nats = sum(
         token_nats(model, np.append(end_of_text, ids), window, stride, runtime).sum()

@@ -1,7 +1,9 @@
 """Answers to instruction entries, generated in batches."""
 
+from itertools import chain
 from typing import Any
 
+from gptmill.batching import batches_by_length
 from gptmill.conversation import prompt_ids
 from gptmill.engine.runtime import Runtime
 from gptmill.generate.loop import Completion, generate
@@ -27,8 +29,7 @@ def respond(
     the entries' own order.
     """
     prompts = [prompt.ids for prompt in prompt_ids(entries, style, tokenizer)]
-    order = sorted(range(len(prompts)), key=lambda i: len(format_prompt(entries[i], style)))
-    chosen = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    chosen = batches_by_length([len(format_prompt(e, style)) for e in entries], batch_size)
 
     def answer(rows: list[int]) -> list[Completion]:
         decoder = TorchDecoder(model)  # each has a cache of its own
@@ -36,7 +37,7 @@ def respond(
 
     with runtime.workers(model) as workers:
         batches = workers.map(answer, chosen)
-    completions = dict(zip(order, (one for batch in batches for one in batch), strict=True))
+    completions = dict(zip(chain(*chosen), chain(*batches), strict=True))
     return [
         {
             **entry,

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from gptmill.batching import left_padded
 from gptmill.errors import UserError
-from gptmill.generate.loop import Completion, generate, left_padded, stream
+from gptmill.generate.loop import Completion, generate, stream
 from gptmill.generate.sampling import SamplingOptions
 from gptmill.generate.torch_decoder import TorchDecoder
 from gptmill.model.config import GPT2Config

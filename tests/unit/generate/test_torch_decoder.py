@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from gptmill.batching import left_padded
 from gptmill.generate import torch_decoder
-from gptmill.generate.loop import left_padded
 from gptmill.generate.torch_decoder import TorchDecoder
 from gptmill.model.config import GPT2Config
 from gptmill.model.gpt2 import GPT2
