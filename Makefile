@@ -12,7 +12,7 @@ FRESH_REPORT := [ -f report/index.html ] && \
 	[ -z "$$(find timings -name '*.json' ! -name report.json -newer report/index.html)" ]
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-faults fuzz check coverage lint types browser docs ui lock audit sbom clean
+.PHONY: help setup repro test test-faults test-clients fuzz check coverage lint types browser docs ui lock audit sbom clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -91,6 +91,20 @@ test-faults: $(VENV)/test ## stop and starve every stage at random; writes docs/
 fuzz: $(VENV)/test ## damage every kind of file thousands of times; writes docs/reliability.md
 	@[ -d $(VENV)/fuzz ] || $(PIP) install --no-deps --target $(VENV)/fuzz atheris==3.0.0
 	PYTHONPATH=$(VENV)/fuzz python -m tests.fuzz --guided 10000 --write
+
+# Clients want versions that our lock does not have, so they have an environment of their own.
+CLIENTS := .venv-clients
+
+$(CLIENTS)/made: tests/clients/requirements.txt tests/clients/package-lock.json
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/pip --disable-pip-version-check --quiet install -r requirements/torch.txt \
+		-r tests/clients/requirements.txt -e '.[serve]'
+	npm ci --prefix tests/clients --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+test-clients: $(VENV)/test $(CLIENTS)/made ## real clients against `gptmill serve`; writes docs/clients.md
+	GPTMILL_WRITE_CLIENTS=1 GPTMILL_PIPELINE_PYTHON=$(CURDIR)/$(VENV)/bin/python \
+		$(CLIENTS)/bin/python -m pytest -q tests/clients
 
 docs: $(VENV)/test ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet

@@ -32,7 +32,7 @@ def main(task: str, pretrained: Path, tokens: Path, output: Path, metrics: Path)
         )
         window = model.config.context_length
         likelihood = text_likelihood(model, tokenizer, held_out, window, window // 2, runtime)
-        greedy = SamplingOptions(max_new_tokens=40)
+        greedy = SamplingOptions(max_new_tokens=40, temperature=0)
         sample = generate(TorchDecoder(model), tokenizer, [section.prompt], greedy)[0].text
         stage.text("sample", 0, section.prompt + sample)
         results = {"parameters": count_parameters(model), **likelihood.metrics()}

@@ -17,14 +17,16 @@ FOLDER = Path("code")
 PACKAGE = Path("src/gptmill")
 STAGES = Path("stages")
 HERE = Path(__file__).parent
-# Rooms that change no output: the values of params.yaml are tracked as such, errors are messages,
-# tracking mirrors what is measured, `process` decides whether outputs are published and never what,
-# DVC and git look up what is known by its hash, and versions refuses to run. Nor does the package's
-# own __init__, which names what others define.
+# Rooms that change no output: the values of params.yaml are tracked as such, sampling's too, errors
+# are messages, tracking mirrors what is measured, `process` decides whether outputs are published
+# and never what, DVC and git look up what is known by its hash, and versions refuses to run. Nor
+# does the package's own __init__, which names what others define.
 WITHOUT_EFFECT = frozenset(
     (
         "__init__",
         "params",
+        "sampling_options",
+        "sampling_section",
         "sources",
         "errors",
         "tracking",

@@ -2,7 +2,7 @@
 
 One class per section, one section per stage (`runtime` serves every stage that computes). There
 are no defaults here: params.yaml always says what will run. Unknown, missing and mistyped keys
-are errors. This module imports nothing of the house, so that any room may name these types;
+are errors. This module imports the ground floor alone, so that any room may name these types;
 only stages and the command line call `load`.
 """
 
@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from gptmill.errors import UserError
+from gptmill.sampling_section import Sampling
 from gptmill.sources import (
     Entries,
     Labelled,
@@ -107,18 +108,6 @@ class Training(Section):
     accumulation: Positive = Field(description="micro-batches per optimizer step")
     evaluate_every: Positive = Field(description="optimizer steps between evaluations")
     save_every: Positive = Field(description="optimizer steps between resumable checkpoints")
-
-
-class Sampling(Section):
-    max_new_tokens: Positive = Field(description="tokens to generate at most")
-    temperature: float = Field(ge=0, description="0 is greedy")
-    top_k: int = Field(ge=0, description="keep the k likeliest tokens; 0 is off")
-    top_p: Fraction = Field(description="keep the likeliest tokens of this joint mass; 1 is off")
-    min_p: Fraction = Field(description="keep tokens of this share of the likeliest's; 0 is off")
-    repetition_penalty: float = Field(gt=0, description="above 1 discourages repeats; 1 is off")
-    stop_strings: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        strict=False, description="texts that end a continuation, left out of it"
-    )
 
 
 class Start(Section):

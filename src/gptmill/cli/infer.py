@@ -19,20 +19,17 @@ CLASSIFIER = Path("models/onnx/classifier")
 
 
 def add_sampling(parser: argparse.ArgumentParser, temperature: float) -> None:
-    parser.add_argument("--max-new-tokens", type=int, default=128, help="tokens at most")
-    parser.add_argument(
-        "--temperature", type=float, default=temperature, help="0 takes the likeliest token"
-    )
-    parser.add_argument("--top-k", type=int, default=0, help="keep the k likeliest; 0 is off")
-    parser.add_argument("--top-p", type=float, default=1.0, help="keep this joint mass; 1 is off")
-    parser.add_argument(
-        "--min-p", type=float, default=0.0, help="keep tokens of this share of the likeliest's"
-    )
-    parser.add_argument(
-        "--repetition-penalty", type=float, default=1.0, help="above 1 discourages repeats"
-    )
+    from gptmill.sampling_options import declarations
+
+    defaults = {"max_new_tokens": 128, "temperature": temperature}
+    for option in declarations():
+        parser.add_argument(
+            f"--{option.name.replace('_', '-')}",
+            type=option.kind,
+            default=defaults.get(option.name, option.default),
+            help=option.help,
+        )
     parser.add_argument("--stop", action="append", default=[], help="end at this text; repeatable")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text")
 
 
 def add_generate(commands: argparse._SubParsersAction) -> None:
@@ -216,16 +213,7 @@ def open_speaker(folder: Path) -> Speaker:
 
 
 def _sampling(options: argparse.Namespace, stop_tokens: tuple[int, ...]) -> "SamplingOptions":
-    from gptmill.generate.sampling import SamplingOptions
+    from gptmill.sampling_options import SamplingOptions, declarations
 
-    return SamplingOptions(
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        min_p=options.min_p,
-        repetition_penalty=options.repetition_penalty,
-        stop_tokens=stop_tokens,
-        stop_strings=tuple(options.stop),
-        seed=options.seed,
-    )
+    numbers = {option.name: getattr(options, option.name) for option in declarations()}
+    return SamplingOptions(**numbers, stop_tokens=stop_tokens, stop_strings=tuple(options.stop))

@@ -31,6 +31,15 @@ def add_serve(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--drain", type=float, default=5, help="seconds for running answers when told to stop"
     )
+    parser.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="warning",
+        help="info writes a line for each request",
+    )
+    parser.add_argument(
+        "--log-format", choices=("text", "json"), default="text", help="json: an object a line"
+    )
     parser.add_argument("--api-key-file", type=Path, help="file of API keys, one a line")
     add_names(parser, "--allowed-hosts", "names it answers to, as models.example.com")
     add_names(parser, "--allowed-origins", "pages that may use it, as https://example.com")
@@ -48,8 +57,10 @@ def serve(options: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is missing: pip install 'gptmill[serve]'") from None
     from gptmill.serve.access import Access, check_patterns, read_keys
+    from gptmill.serve.logs import configure
     from gptmill.serve.service import Limits, Service
 
+    configure(options.log_level, options.log_format)
     check_limits(options)
     hosts, origins = options.allowed_hosts, options.allowed_origins
     check_patterns(hosts, "--allowed-hosts", "models.example.com", origin=False)

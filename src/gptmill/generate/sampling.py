@@ -6,63 +6,16 @@ runtime draws the same tokens from the same logits. V is the vocabulary, B the b
 """
 
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass
 
 import numpy as np
 
 from gptmill.errors import UserError
+from gptmill.sampling_options import SamplingOptions
 
 NOT_FINITE = (
     "the model's logits are not finite numbers: its weights are damaged, or its training diverged; "
     "check them with `gptmill perplexity`, or load another model"
 )
-
-
-@dataclass(frozen=True)
-class SamplingOptions:
-    """How to choose tokens and when to stop. The end-of-text token always stops.
-
-    Args:
-        max_new_tokens: generate at most this many tokens.
-        temperature: logits are divided by it; 0 takes the likeliest token.
-        top_k: keep the k likeliest tokens and those tied with the last; 0 is off.
-        top_p: keep the likeliest tokens whose joint probability reaches this (nucleus sampling,
-            Holtzman et al. 2020); 1 is off.
-        min_p: keep tokens at least this likely relative to the likeliest (Nguyen et al. 2024).
-        repetition_penalty: divides positive logits and multiplies negative ones of tokens already
-            in the prompt or the response (CTRL, Keskar et al. 2019); 1 is off.
-        stop_tokens: ids that end the response, themselves left out.
-        stop_strings: texts that end the response, themselves left out.
-        seed: of the random draws; each sequence has a stream of its own.
-
-    Raises:
-        UserError: a value out of its range.
-    """
-
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    stop_tokens: tuple[int, ...] = ()
-    stop_strings: tuple[str, ...] = ()
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        bounds = {
-            "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
-            "temperature": (0 <= self.temperature < np.inf, "at least 0"),
-            "top_k": (self.top_k >= 0, "at least 0"),
-            "top_p": (0 <= self.top_p <= 1, "between 0 and 1"),
-            "min_p": (0 <= self.min_p <= 1, "between 0 and 1"),
-            "repetition_penalty": (0 < self.repetition_penalty < np.inf, "above 0"),
-            "stop_strings": (all(self.stop_strings), "texts of at least one character"),
-            "seed": (0 <= self.seed < 2**64, "between 0 and 2**64 - 1"),
-        }
-        for name, (valid, range_) in bounds.items():
-            if not valid:
-                raise UserError(f"{name} is {getattr(self, name)!r}; it must be {range_}")
 
 
 class Sampler:

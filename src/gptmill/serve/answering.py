@@ -19,6 +19,7 @@ from gptmill.serve.guard import CLIENT_LEFT
 from gptmill.serve.language_model import Ask, LanguageModel
 from gptmill.serve.refusal import Refused
 from gptmill.serve.service import Service
+from gptmill.serve.tracing import note
 
 Result = TypeVar("Result")
 
@@ -83,6 +84,11 @@ class Wording(Protocol):
 
     def whole(self, answers: Sequence[tuple[Piece, Finished]], usage: Usage) -> dict[str, Any]:
         """All answers at once."""
+
+
+def streamed(media_type: str) -> dict[int | str, dict[str, Any]]:
+    """What the OpenAPI document says of a path that may stream."""
+    return {200: {"content": {media_type: {}}}}
 
 
 async def reply(
@@ -151,8 +157,17 @@ class Answering:
         return piece if self._question.keeps_scores else piece._replace(scored=[])
 
     def _usage(self) -> Usage:
-        read = sum(one.finished.prompt_tokens for one in self._answers[:: self._question.tries])
-        return Usage(read, sum(len(answer.finished.ids) for answer in self._answers))
+        ends = [answer.finished for answer in self._answers]
+        read = sum(end.prompt_tokens for end in ends[:: self._question.tries])
+        usage = Usage(read, sum(len(end.ids) for end in ends))
+        note(
+            gen_ai__request__model=self._question.model,
+            gen_ai__usage__input_tokens=usage.prompt,
+            gen_ai__usage__output_tokens=usage.generated,
+            gptmill__queue_seconds=max(end.waited for end in ends),
+            gptmill__prompt_seconds=max(end.prompt_seconds for end in ends),
+        )
+        return usage
 
 
 class Stream(StreamingResponse):

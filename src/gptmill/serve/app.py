@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from pydantic import Field
 from starlette.exceptions import HTTPException
 
@@ -21,6 +21,7 @@ from gptmill.serve.engine import SHUTTING_DOWN, Busy
 from gptmill.serve.guard import Guard
 from gptmill.serve.refusal import RETRY_SECONDS, Refused, error_body, refusal
 from gptmill.serve.service import Service
+from gptmill.serve.tracing import open_tracing
 
 PAGE = Path(__file__).parent / "page"
 MAX_BODY = 2**20  # bytes: many times what any context of GPT-2's holds
@@ -48,11 +49,14 @@ class Classify(Body):
 
 def create_app(service: Service, access: Access) -> FastAPI:
     """The ASGI application."""
+    tracing = open_tracing()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         await asyncio.to_thread(service.close)
+        if tracing:
+            await asyncio.to_thread(tracing.close)
 
     app = FastAPI(
         title="gptmill",
@@ -69,6 +73,7 @@ def create_app(service: Service, access: Access) -> FastAPI:
         max_body=MAX_BODY,
         metrics=service.metrics,
         open_paths=[*page, "/health", "/ready"],
+        tracing=tracing,
     )
     _add_errors(app)
     app.include_router(ollama.routes(service))
@@ -129,7 +134,7 @@ def _add_own_routes(app: FastAPI, service: Service, access: Access) -> None:
             raise refusal(Busy(SHUTTING_DOWN))
         return {"status": "ready"}
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 

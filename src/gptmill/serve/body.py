@@ -4,7 +4,7 @@ import difflib
 import json
 import secrets
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -12,11 +12,12 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    create_model,
     model_validator,
 )
 
 from gptmill.errors import UserError
-from gptmill.generate.sampling import SamplingOptions
+from gptmill.sampling_options import SamplingOptions, declarations, plain
 
 MAX_MESSAGES = 2048
 MAX_TEXTS = 4096  # of one classification
@@ -28,9 +29,40 @@ Stop = Annotated[str, StringConstraints(max_length=MAX_STOP)]
 Stops = Annotated[
     list[Stop],
     Field(max_length=MAX_STOPS),
-    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    BeforeValidator(
+        lambda value: [value] if isinstance(value, str) else value,
+        json_schema_input_type=Stop | list[Stop],
+    ),
 ]
 ModelName = Annotated[str, StringConstraints(max_length=MAX_NAME)]
+
+
+def _describe(schema: dict[str, Any], kind: type["Part"]) -> None:
+    """The OpenAPI document names what is taken, too, says that nothing else is, and that null
+    counts as absent."""
+    required = schema.get("required", [])
+    for name, value in schema["properties"].items():
+        if name not in required:
+            schema["properties"][name] = {"anyOf": [value, {"type": "null"}]}
+    taken = {*kind.without_effect, *kind.known_elsewhere, *kind.unsupported}
+    schema["properties"] = {**{name: {} for name in sorted(taken)}, **schema["properties"]}
+    schema["additionalProperties"] = False
+
+
+def _takes_numbers_alone(annotation: Any) -> bool:
+    """Whether a field's type has numbers in it, and neither truth values nor just anything."""
+    inside = get_args(annotation)
+    if not inside:
+        return annotation in (int, float)
+    kinds = {kind for part in inside for kind in (part, *get_args(part))}
+    return not {bool, Any} & kinds and any(_takes_numbers_alone(part) for part in inside)
+
+
+def _has_truth(value: Any) -> bool:
+    """Whether true or false stands in a piece of JSON."""
+    if isinstance(value, list | dict):
+        return any(map(_has_truth, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, bool)
 
 
 class Part(BaseModel):
@@ -46,7 +78,7 @@ class Part(BaseModel):
             another field switches on.
     """
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", json_schema_extra=_describe)
     without_effect: ClassVar[frozenset[str]] = frozenset()
     known_elsewhere: ClassVar[frozenset[str]] = frozenset()
     unsupported: ClassVar[Mapping[str, tuple | None]] = {}
@@ -56,6 +88,16 @@ class Part(BaseModel):
     def _without_null(cls, value: Any) -> Any:
         if isinstance(value, dict):
             return {name: part for name, part in value.items() if part is not None}
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_false_numbers(cls, value: Any) -> Any:
+        """Pydantic would take true for 1."""
+        for name, part in value.items() if isinstance(value, dict) else ():
+            field = cls.model_fields.get(name)
+            if field and _takes_numbers_alone(field.annotation) and _has_truth(part):
+                raise ValueError(f"{name} is {json.dumps(part)[:80]}, which is not a number")
         return value
 
     @model_validator(mode="after")
@@ -97,22 +139,31 @@ class Body(Part):
         return value
 
 
-def sampling(names: Mapping[str, str], **options: Any) -> SamplingOptions:
+def numbers(protocol: str) -> Any:
+    """A base for bodies with the sampling options that a protocol takes as they are; their bounds
+    are `SamplingOptions`' own."""
+    fields = {one.name_in(protocol): (one.kind, one.default_in(protocol)) for one in plain()}
+    return create_model(f"{protocol}_numbers", __base__=Part, **fields)
+
+
+def sampling(protocol: str, given: Any, **options: Any) -> SamplingOptions:
     """Sampling options; an error names the fields as the client knows them.
 
     Args:
-        names: the protocol's names of options, where they differ.
-        options: those of `SamplingOptions`; any integer is a seed, None a random one.
+        given: what has the fields of `numbers`.
+        options: the rest, and what is to be instead; any integer is a seed, None a random one.
 
     Raises:
         UserError: a value is out of its range.
     """
     seed = options.pop("seed")
     options["seed"] = secrets.randbits(64) if seed is None else seed % 2**64
+    taken = {one.name: getattr(given, one.name_in(protocol)) for one in plain()}
     try:
-        return SamplingOptions(**options)
+        return SamplingOptions(**{**taken, **options})
     except UserError as error:
         name, _, rest = str(error).partition(" ")
+        names = {one.name: one.name_in(protocol) for one in declarations()}
         raise UserError(f"{names.get(name, name)} {rest}") from None
 
 

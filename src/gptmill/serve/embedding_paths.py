@@ -27,7 +27,11 @@ def _in_list(value: Any) -> Any:
     return [value] if one else value
 
 
-Inputs = Annotated[list[str | list[int]], Field(max_length=MAX_INPUTS), BeforeValidator(_in_list)]
+Inputs = Annotated[
+    list[str | list[int]],
+    Field(max_length=MAX_INPUTS),
+    BeforeValidator(_in_list, json_schema_input_type=str | list[int] | list[str | list[int]]),
+]
 
 
 class Embeddings(Body):

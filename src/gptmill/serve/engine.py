@@ -58,10 +58,12 @@ class Overdue(Exception):
 
 
 class Piece(NamedTuple):
-    """Text that is certain, and the scores of its tokens where the request wants them."""
+    """Text that is certain, the scores of its tokens where the request wants them, and how many
+    tokens of the response were generated since the piece before."""
 
     text: str
     scored: list[Scored]
+    tokens: int = 0
 
 
 class Finished(NamedTuple):
@@ -96,6 +98,7 @@ class Request:
         client: who asks; the places are shared among clients.
         streams: whether pieces are emitted as they come, or all as one at the end.
         index: the number of its random stream among those of its seed.
+        id: what the log calls it.
     """
 
     prompt_ids: list[int]
@@ -110,6 +113,7 @@ class Request:
     adjustment: Adjustment | None = None
     streams: bool = True
     index: int = 0
+    id: str = ""
     cancelled: bool = False
 
 
@@ -285,7 +289,7 @@ class Engine:
             if len(group) > 1:
                 return self._enter_alone(group)
             # Whatever it was, it ends this request alone; its client learns that, the log why.
-            log.exception("a request failed")
+            log.exception("a request failed", extra={"request_id": group[0].request.id})
             group[0].fail(error)
 
     def _enter_alone(self, slots: list["_Slot"]) -> None:
@@ -363,6 +367,7 @@ class _Slot:
         self.prompt_tokens = len(self.sequence.window())
         self.sampler = SequenceSampler(request.options, request.prompt_ids, request.index)
         self._text, self._scored = "", list[Scored]()  # not emitted yet
+        self._emitted = 0  # tokens
 
     def check(self, now: float) -> None:
         """End what nobody waits for, or what has taken too long."""
@@ -402,8 +407,9 @@ class _Slot:
                 self._scored = self._scored[:-1]
             self._text += text
             if (text and self.request.streams) or (reason and (self._text or self._scored)):
-                self.request.emit(Piece(self._text, self._scored))
-                self._text, self._scored = "", []
+                count = len(self.sequence.ids)
+                self.request.emit(Piece(self._text, self._scored, count - self._emitted))
+                self._text, self._scored, self._emitted = "", [], count
             if reason:
                 self.done = True
                 self.request.emit(self._finished(reason))

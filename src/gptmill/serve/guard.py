@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -11,8 +12,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gptmill.serve.access import Access
+from gptmill.serve.logs import access_log, id_of, request_id
 from gptmill.serve.metrics import Metrics
 from gptmill.serve.refusal import Refused, error_body
+from gptmill.serve.tracing import Tracing
 
 PROTECTION = {
     # The page loads nothing from elsewhere, and no other page frames it.
@@ -23,6 +26,7 @@ PROTECTION = {
 PREFLIGHT = {
     "access-control-allow-methods": "GET, HEAD, POST",
     "access-control-max-age": "600",
+    "access-control-expose-headers": "X-Request-Id",
 }
 REFUSED_STATUS = 500  # of a request that broke before it had a status
 BODY_SECONDS = 30.0  # that a body may take to arrive
@@ -36,6 +40,7 @@ class Guard:
     Args:
         max_body: bytes of a body.
         open_paths: what is shown without a key.
+        tracing: makes spans of requests, or None.
     """
 
     def __init__(
@@ -46,13 +51,22 @@ class Guard:
         max_body: int,
         metrics: Metrics,
         open_paths: Sequence[str],
+        tracing: Tracing | None = None,
     ) -> None:
         self._app, self._max_body, self._metrics = app, max_body, metrics
         self._access, self._open = access, frozenset(open_paths)
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        headers = Headers(scope=scope)
+        request_id.set(id_of(headers.get("x-request-id")))
+        tracing = self._tracing
+        with tracing.request(scope["method"], scope["path"], headers) if tracing else nullcontext():
+            await self._counted(scope, receive, send)
+
+    async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
         started, sender = time.monotonic(), _Sender(send)
         self._believe_proxy(scope)
         try:
@@ -61,10 +75,23 @@ class Guard:
             if not sender.slow:
                 raise
         finally:
-            route = scope.get("route")
-            path = getattr(route, "path", "other")
             status = CLIENT_LEFT if sender.slow else sender.status
-            self._metrics.request(path, status, time.monotonic() - started)
+            self._count(scope, status, time.monotonic() - started)
+
+    def _count(self, scope: Scope, status: int, seconds: float) -> None:
+        """Metrics, the log's line and the span's end of one request."""
+        route, method = getattr(scope.get("route"), "path", "other"), scope["method"]
+        self._metrics.request(route, status, seconds)
+        client = scope["client"][0] if scope["client"] else ""
+        fields = {
+            "method": method, "path": scope["path"], "status": status,
+            "seconds": round(seconds, 6), "client": client,
+        }  # fmt: skip
+        access_log.info(
+            "%s %s %d in %.3f s", method, scope["path"], status, seconds, extra={"fields": fields}
+        )
+        if self._tracing:
+            self._tracing.answered(method, route, status, request_id.get())
 
     def _believe_proxy(self, scope: Scope) -> None:
         """Take the client, the host and the scheme from a trusted proxy's headers."""
@@ -167,6 +194,7 @@ class _Sender:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers.update(PROTECTION)
+            headers["x-request-id"] = request_id.get()
             if self.origin is not None:
                 headers["access-control-allow-origin"] = self.origin
                 headers.add_vary_header("Origin")

@@ -6,22 +6,24 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from gptmill.serve.answering import reply
+from gptmill.serve.answering import reply, streamed
 from gptmill.serve.ollama_body import Asked, Chat, Generate, Named
 from gptmill.serve.ollama_models import listed, running, shown
 from gptmill.serve.ollama_wording import ChatWording, GenerateWording, OllamaWording, head
 from gptmill.serve.service import Service
+
+STREAMED = streamed(OllamaWording.media_type)
 
 
 def routes(service: Service) -> APIRouter:
     """Ollama's paths over a service."""
     router = APIRouter()
 
-    @router.post("/api/chat")
+    @router.post("/api/chat", responses=STREAMED)
     async def chat(body: Chat, http: Request) -> Response:
         return await _answer(service, body, http, ChatWording)
 
-    @router.post("/api/generate")
+    @router.post("/api/generate", responses=STREAMED)
     async def generate(body: Generate, http: Request) -> Response:
         return await _answer(service, body, http, GenerateWording)
 

@@ -10,22 +10,31 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from gptmill.generate.sampling import SamplingOptions
 from gptmill.prompt import format_prompt
+from gptmill.sampling_options import SamplingOptions
 from gptmill.serve.adjustment import Adjustment
-from gptmill.serve.body import MAX_MESSAGES, Body, ModelName, Part, Stops, sampling, stop_strings
+from gptmill.serve.body import (
+    MAX_MESSAGES,
+    Body,
+    ModelName,
+    Part,
+    Stops,
+    numbers,
+    sampling,
+    stop_strings,
+)
 from gptmill.serve.language_model import Ask, LanguageModel
 from gptmill.serve.prompts import Message, conversation_ids
 from gptmill.serve.refusal import Refused
 from gptmill.serve.schema import ANY_OBJECT
 
 MAXIMUM_TOP_LOGPROBS = 20
-NAMES = {"max_new_tokens": "num_predict", "repetition_penalty": "repeat_penalty"}
 DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+LONGEST = 366 * 24 * 3600.0  # seconds
 UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
 
 
-class Options(Part):
+class Options(numbers("ollama")):  # type: ignore[misc]
     """`options` of a request."""
 
     # They change how fast an answer comes, or how much memory it takes.
@@ -39,11 +48,6 @@ class Options(Part):
         "tfs_z": (1,),
     }  # fmt: skip
 
-    temperature: float = 0.8
-    top_k: int = 40
-    top_p: float = 0.9
-    min_p: float = 0.0
-    repeat_penalty: float = 1.0
     repeat_last_n: int = -1
     seed: int | None = None
     presence_penalty: float = Field(0, ge=-2, le=2)
@@ -79,12 +83,10 @@ class Options(Part):
     def sampling(self, model: LanguageModel, most: int) -> SamplingOptions:
         """How a model's tokens are chosen, at most so many."""
         return sampling(
-            NAMES,
+            "ollama",
+            self,
             max_new_tokens=most,
-            temperature=self.temperature,
             top_k=max(0, self.top_k),
-            top_p=self.top_p,
-            min_p=self.min_p,
             repetition_penalty=self.penalty,
             stop_tokens=model.stop_tokens,
             stop_strings=stop_strings(self.stop),
@@ -268,7 +270,7 @@ class Named(Body):
 
 
 def seconds_of(value: float | str) -> float:
-    """A duration as Go writes it ("5m", "-1s"), or seconds; below 0 is for ever."""
+    """A duration as Go writes it ("5m", "-1s"), or seconds; below 0 or over a year is for ever."""
     if isinstance(value, str):
         sign, text = (-1, value[1:]) if value.startswith("-") else (1, value)
         parts = DURATION.findall(text)
@@ -281,7 +283,7 @@ def seconds_of(value: float | str) -> float:
                 raise ValueError(f"{value[:40]!r} is no duration, as 300 or '5m'") from None
     if math.isnan(value):
         raise ValueError("NaN is no duration")
-    return math.inf if value < 0 else value
+    return math.inf if not 0 <= value < LONGEST else value
 
 
 def _most_tokens(wanted: int, limit: int) -> int:

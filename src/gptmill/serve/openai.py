@@ -5,28 +5,30 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from gptmill.serve.answering import reply
+from gptmill.serve.answering import reply, streamed
 from gptmill.serve.catalogue import Card
 from gptmill.serve.openai_body import Chat, Completion
-from gptmill.serve.openai_wording import ChatWording, CompletionWording
+from gptmill.serve.openai_wording import ChatWording, CompletionWording, OpenAIWording
 from gptmill.serve.responses_body import Responses
 from gptmill.serve.responses_wording import ResponseWording
 from gptmill.serve.service import Service
+
+STREAMED = streamed(OpenAIWording.media_type)
 
 
 def routes(service: Service) -> APIRouter:
     """OpenAI's paths over a service."""
     router = APIRouter(prefix="/v1")
 
-    @router.post("/chat/completions")
+    @router.post("/chat/completions", responses=STREAMED)
     async def chat(body: Chat, http: Request) -> Response:
         return await reply(service, body, http, ChatWording)
 
-    @router.post("/completions")
+    @router.post("/completions", responses=STREAMED)
     async def complete(body: Completion, http: Request) -> Response:
         return await reply(service, body, http, CompletionWording)
 
-    @router.post("/responses")
+    @router.post("/responses", responses=STREAMED)
     async def respond(body: Responses, http: Request) -> Response:
         return await reply(service, body, http, ResponseWording)
 

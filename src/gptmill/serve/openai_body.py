@@ -11,9 +11,18 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
-from gptmill.generate.sampling import SamplingOptions
+from gptmill.sampling_options import SamplingOptions
 from gptmill.serve.adjustment import Adjustment
-from gptmill.serve.body import MAX_MESSAGES, Body, ModelName, Part, Stops, sampling, stop_strings
+from gptmill.serve.body import (
+    MAX_MESSAGES,
+    Body,
+    ModelName,
+    Part,
+    Stops,
+    numbers,
+    sampling,
+    stop_strings,
+)
 from gptmill.serve.engine import Piece
 from gptmill.serve.language_model import Ask, LanguageModel
 from gptmill.serve.prompts import Message, conversation_ids
@@ -34,9 +43,10 @@ class StreamOptions(Part):
     without_effect = frozenset({"include_obfuscation"})
 
     include_usage: bool = False
+    continuous_usage_stats: bool = False  # vLLM's: the usage so far, in every chunk
 
 
-class Asked(Body):
+class Asked(Body, numbers("openai")):  # type: ignore[misc]
     """What both paths have in common."""
 
     without_effect = frozenset({
@@ -47,17 +57,12 @@ class Asked(Body):
         "tools": ([],), "functions": ([],), "modalities": (["text"],),
         "suffix": ("",), "audio": None, "reasoning_effort": ("none",),
     }  # fmt: skip
-    sampled_names: ClassVar = {"max_new_tokens": "max_tokens"}
+    protocol: ClassVar = "openai"
 
     keep_alive: ClassVar = None
 
     model: ModelName
     stream: bool = False
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
     seed: int | None = None
     stop: Stops = []
     presence_penalty: float = Field(0, ge=-2, le=2)
@@ -91,13 +96,9 @@ class Asked(Body):
     def sampling(self, model: LanguageModel, most: int) -> SamplingOptions:
         """How a model's tokens are chosen, at most so many."""
         return sampling(
-            self.sampled_names,
+            self.protocol,
+            self,
             max_new_tokens=most,
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty,
             stop_tokens=model.stop_tokens,
             stop_strings=stop_strings(self.stop),
             seed=self.seed,
@@ -159,7 +160,7 @@ class ChatMessage(Part):
     role: Literal["system", "developer", "user", "assistant"]
     content: list[ContentPart] = []
 
-    @field_validator("content", mode="before")
+    @field_validator("content", mode="before", json_schema_input_type=str | list[ContentPart])
     @classmethod
     def _in_parts(cls, value: Any) -> Any:
         return [{"type": "text", "text": value}] if isinstance(value, str) else value

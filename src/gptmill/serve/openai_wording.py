@@ -26,6 +26,8 @@ class OpenAIWording(ABC):
 
     def __init__(self, exchange: Exchange) -> None:
         self._question = exchange.question
+        prompts = exchange.asks[:: self._question.tries]
+        self._so_far = Usage(sum(len(ask.prompt_ids) for ask in prompts), 0)
         self._tokenizer = exchange.model.tokenizer
         self._id, self._created = f"{self.prefix}-{secrets.token_hex(12)}", int(time.time())
 
@@ -38,6 +40,7 @@ class OpenAIWording(ABC):
         """The text of a whole choice."""
 
     def chunk(self, index: int, piece: Piece) -> bytes:
+        self._so_far = self._so_far._replace(generated=self._so_far.generated + piece.tokens)
         return self._choice_event(index, self.part(index, piece), None)
 
     def end(self, index: int, finished: Finished) -> bytes:
@@ -61,8 +64,10 @@ class OpenAIWording(ABC):
 
     def _choice_event(self, index: int, part: dict[str, Any], reason: str | None) -> bytes:
         choice = {"index": index, **part, "finish_reason": reason}
-        usage = {"usage": None} if self._question.stream_options.include_usage else {}
-        return event({**self._envelope(self.chunk_object, [choice]), **usage})
+        chunk, options = self._envelope(self.chunk_object, [choice]), self._question.stream_options
+        if options.continuous_usage_stats:
+            return event({**chunk, "usage": _usage(self._so_far)})
+        return event({**chunk, "usage": None} if options.include_usage else chunk)
 
     def _envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         about = {"id": self._id, "object": kind, "created": self._created}

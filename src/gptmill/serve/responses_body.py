@@ -32,7 +32,7 @@ class InputMessage(Part):
     role: Literal["system", "developer", "user", "assistant"]
     content: list[InputText] = []
 
-    @field_validator("content", mode="before")
+    @field_validator("content", mode="before", json_schema_input_type=str | list[InputText])
     @classmethod
     def _in_parts(cls, value: Any) -> Any:
         return [{"type": "input_text", "text": value}] if isinstance(value, str) else value
@@ -78,7 +78,7 @@ class Responses(Asked):
         **Asked.unsupported, "background": (False,), "truncation": ("disabled",),
         "previous_response_id": (), "conversation": (), "prompt": (), "reasoning": ({},),
     }  # fmt: skip
-    sampled_names: ClassVar = {"max_new_tokens": "max_output_tokens"}
+    protocol: ClassVar = "responses"
     n: ClassVar = 1
     tries: ClassVar = 1
     keeps_scores: ClassVar = True
@@ -91,7 +91,7 @@ class Responses(Asked):
     text: Text = Text()
     metadata: dict[str, str] = {}
 
-    @field_validator("input", mode="before")
+    @field_validator("input", mode="before", json_schema_input_type=str | list[InputMessage])
     @classmethod
     def _as_messages(cls, value: Any) -> Any:
         return [{"role": "user", "content": value}] if isinstance(value, str) else value

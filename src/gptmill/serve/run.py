@@ -38,7 +38,8 @@ def server(service: Service, access: Access) -> "Server":
         create_app(service, access),
         http=Protocol,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        log_level="warning",
+        log_config=None,
+        access_log=False,  # the guard writes that line, with the request's id
         timeout_graceful_shutdown=service.limits.drain + LAST_WORDS,
         server_header=False,
         proxy_headers=False,  # the guard believes those proxies that it was told of

@@ -20,6 +20,7 @@ from gptmill.serve.answer import Answer
 from gptmill.serve.catalogue import Card, Catalogue
 from gptmill.serve.engine import SHUTTING_DOWN, Busy, Finished, Request
 from gptmill.serve.language_model import Ask, LanguageModel, Limits
+from gptmill.serve.logs import request_id
 from gptmill.serve.metrics import Metrics
 from gptmill.serve.refusal import Refused, refusal
 
@@ -137,6 +138,7 @@ class Service:
             ask.adjustment,
             stream,
             ask.index,
+            request_id.get(),
         )
         return answer
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from gptmill.dvc import find_files
 from gptmill.errors import UserError
 from gptmill.files import read_json, write_json
+from gptmill.sampling_options import declarations
 from gptmill.tracking.address import project_root
 
 if TYPE_CHECKING:
@@ -217,11 +218,6 @@ def _signature(task: str) -> "ModelSignature":
     if task == "classify":
         wanted = ParamSchema([ParamSpec("probability", "boolean", False)])
         return ModelSignature(text, Schema([ColSpec("string", "label")]), wanted)
-    options = [
-        ParamSpec("max_new_tokens", "long", 64),
-        ParamSpec("temperature", "double", 0.0),
-        ParamSpec("top_k", "long", 0),
-        ParamSpec("top_p", "double", 1.0),
-        ParamSpec("seed", "long", 0),
-    ]
+    types = {int: "long", float: "double"}
+    options = [ParamSpec(one.name, types[one.kind], one.default) for one in declarations()]
     return ModelSignature(text, text, ParamSchema(options))

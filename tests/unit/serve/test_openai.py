@@ -58,6 +58,16 @@ def test_a_streamed_chat_with_usage(client, models):
     assert len({chunk.id for chunk in chunks}) == 1
 
 
+def test_the_usage_so_far_in_every_chunk(client):
+    """vLLM's option, which guidellm sets."""
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = client.chat.completions.create(
+        model="instructions", messages=ON, stream=True, stream_options=options, **TWELVE
+    )
+    counts = [chunk.usage.completion_tokens for chunk in chunks]
+    assert counts == sorted(counts) and counts[0] < 3 and counts[-2:] == [12, 12]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("as_ids", [False, True])
 def test_a_completion(stream, as_ids, client, models):

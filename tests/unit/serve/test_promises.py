@@ -87,6 +87,11 @@ def test_options_stand_beside_options_too(post, models):
         ),
         ("/api/generate", {"prompt": "a", "keep_alive": "5 minutes"}, "keep_alive: '5 minutes'"),
         ("/api/generate", {"prompt": "a", "format": "xml"}, "format"),
+        ("/api/generate", {"prompt": "a", "options": {"temperature": True}}, "is true, which is"),
+        ("/v1/completions", {"prompt": [True, False]}, "prompt is [true, false], which is not"),
+        ("/v1/completions", {"prompt": [[1], [True]]}, "prompt is [[1], [true]], which is not"),
+        ("/v1/completions", {"prompt": "a", "logit_bias": {"1": True}}, "logit_bias is"),
+        ("/v1/completions", {"prompt": "a", "max_tokens": True}, "max_tokens is true, which is"),
         ("/api/show", {"colour": 1}, "unknown option colour"),
         ("/v1/completions", {"prompt": "a", "stream_options": {"x": 1}}, "stream_options: unknown"),
         (
@@ -226,7 +231,8 @@ def test_keep_alive_unloads(start):
         assert opened(running) == ["text"]
         eventually(lambda: opened(running) == [])
         client.generate("text", "a", keep_alive="1h", **ask)
-        client.generate("text", "a", keep_alive=-1, **ask)
+        for ever in (-1, 4.5e16, "1000000h"):
+            client.generate("text", "a", keep_alive=ever, **ask)
         assert client.ps().models[0].expires_at.year == 9999
 
 
