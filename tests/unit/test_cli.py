@@ -190,6 +190,24 @@ def test_classify_labels_a_table(
     assert not found[1]["predicted"]
 
 
+def test_classify_writes_half_pairs_and_numbers_and_loses_no_column(
+    models: Path, tmp_path: Path
+) -> None:
+    lines = ['{"text": "where is my \\ud83d card", "more": ["\\ud83d"]}', '{"text": 12}']
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    command = ["classify", "--model", str(models / "classifier"), "--file"]
+    main([*command, str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")])
+    first, second = read_rows(tmp_path / "out.jsonl")
+    assert (first["text"], first["more"]) == ("where is my \ufffd card", ["\ufffd"])
+    assert second["predicted"] in ("ham", "spam")
+    for file, output, told in (
+        ("out.jsonl", "again.jsonl", "has a column 'predicted' already"),
+        ("in.jsonl", "out.parquet", "Parquet has one type a column"),
+    ):
+        with pytest.raises(SystemExit, match=told):
+            main([*command, str(tmp_path / file), "--output", str(tmp_path / output)])
+
+
 def test_classify_says_what_is_wrong_with_a_table(models: Path, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("one,two\nx,y\n")
     command = ["classify", "--model", str(models / "classifier"), "--file", str(tmp_path / "a.csv")]

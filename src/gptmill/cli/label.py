@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptmill.data.tables import JSON_LINES, SUFFIXES, TEXT_NAMES, find_column, objects, read_rows
-from gptmill.data.text_files import lines, plain_suffix, read_text, without_surrogates
+from gptmill.data.text_files import (
+    lines,
+    plain_suffix,
+    read_text,
+    whole_characters,
+    without_surrogates,
+)
 from gptmill.errors import UserError
 from gptmill.files import atomic_file
 
@@ -33,6 +39,9 @@ def label_file(classifier: "Classifier", file: Path, column: str, output: Path |
     if output and plain_suffix(output) not in SUFFIXES:
         raise UserError(f"{output}: write one of {' '.join(SUFFIXES)}")
     rows, column = _rows(file, column)
+    for name in (PREDICTED, PROBABILITY):
+        if output and any(name in row for row in rows):
+            raise UserError(f"{file} has a column {name!r} already, which would be lost: rename it")
     texts = [_text(row.get(column)) for row in rows]
     full = [number for number, text in enumerate(texts) if text.strip()]
     if not full:
@@ -41,7 +50,8 @@ def label_file(classifier: "Classifier", file: Path, column: str, output: Path |
     if len(full) < len(rows):
         print(f"{len(rows) - len(full)} of {len(rows)} rows have no text", file=sys.stderr)
     if output:
-        write_rows(output, [row | _labels(found.get(i)) for i, row in enumerate(rows)])
+        labelled = (row | _labels(found.get(i)) for i, row in enumerate(rows))
+        write_rows(output, [whole_characters(row) for row in labelled])
         print(f"{output}: {len(rows):,} rows", file=sys.stderr)
         return
     for number in full:
@@ -62,6 +72,8 @@ def _rows(file: Path, column: str) -> tuple[list[Row], str]:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, int | float) and value == value:
+        return str(value)
     return without_surrogates(value) if isinstance(value, str) else ""
 
 
@@ -89,7 +101,10 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
             import pyarrow as pa
             import pyarrow.parquet as pq
 
-            pq.write_table(pa.Table.from_pylist(list(rows)), beside)
+            try:
+                pq.write_table(pa.Table.from_pylist(list(rows)), beside)
+            except pa.ArrowException as error:
+                raise UserError(f"{path}: Parquet has one type a column: {error}") from None
             return
         with beside.open("w", encoding="utf-8", newline="") as out:
             if kind in JSON_LINES:

@@ -12,7 +12,7 @@ from typing import Any
 
 from gptmill.data.own_files import LeftOut, named_splits
 from gptmill.data.tables import SUFFIXES, read_rows, row_splits
-from gptmill.data.text_files import without_surrogates
+from gptmill.data.text_files import whole_characters
 from gptmill.errors import UserError
 from gptmill.files import write_json
 
@@ -81,7 +81,7 @@ def read_entry(value: Any, left_out: LeftOut) -> Entry | None:
     if entry is None:
         left_out.records[reason] += 1
         return None
-    clean = _clean(entry)
+    clean = whole_characters(entry)
     left_out.records[SURROGATES] += clean != entry
     return clean
 
@@ -179,16 +179,3 @@ def _text(value: Any) -> str:
             _text(part.get("text") if isinstance(part, dict) else part) for part in value
         )
     return value if isinstance(value, str) else str(value)
-
-
-def _clean(entry: Entry) -> Entry:
-    def clean(value: Any) -> Any:
-        if isinstance(value, str):
-            return without_surrogates(value)
-        if isinstance(value, list):
-            return [clean(part) for part in value]
-        if isinstance(value, dict):
-            return {key: clean(part) for key, part in value.items()}
-        return value
-
-    return clean(entry)

@@ -8,6 +8,7 @@ import codecs
 import gzip
 import zlib
 from pathlib import Path
+from typing import Any
 
 from gptmill.errors import UserError
 
@@ -165,3 +166,14 @@ def lines(text: str) -> list[str]:
 def without_surrogates(text: str) -> str:
     """Halves of a pair, which no UTF-8 has, as U+FFFD; whole pairs as their character."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def whole_characters(value: Any) -> Any:
+    """A value of JSON, all its texts `without_surrogates`."""
+    if isinstance(value, str):
+        return without_surrogates(value)
+    if isinstance(value, list):
+        return [whole_characters(part) for part in value]
+    if isinstance(value, dict):
+        return {key: whole_characters(part) for key, part in value.items()}
+    return value

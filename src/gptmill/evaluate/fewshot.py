@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from gptmill.batching import batches_by_length, left_padded
+from gptmill.data.text_files import lines, read_text
 from gptmill.errors import UserError
 from gptmill.generate.loop import Decoder
 from gptmill.tokenizer import Tokenizer
@@ -55,11 +56,8 @@ def read_task(path: Path) -> list[Example]:
     Raises:
         UserError: no such file, no examples in it, or a line that is no example (with its number).
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a readable UTF-8 file: {error}") from error
-    examples = [_example(line, f"{path}:{at}") for at, line in enumerate(lines, 1) if line.strip()]
+    found = enumerate(lines(read_text(path)), 1)
+    examples = [_example(line, f"{path}:{at}") for at, line in found if line.strip()]
     if not examples:
         raise UserError(f'{path} has no examples; a line is {{"text": "…", "label": "…"}}')
     return examples

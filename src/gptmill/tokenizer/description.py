@@ -155,7 +155,7 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
         UserError: there is no such file, or a line is no pair.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # others' ends stand in tokens
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except UnicodeDecodeError as error:

@@ -181,7 +181,7 @@ def test_large_logits_do_not_overflow(tokenizer: BytePairTokenizer) -> None:
 
 def test_bad_tasks_say_what_is_wrong(tmp_path: Path, tokenizer: BytePairTokenizer) -> None:
     path = tmp_path / "task.jsonl"
-    with pytest.raises(UserError, match=r"task\.jsonl is not a readable"):
+    with pytest.raises(UserError, match=r"task\.jsonl does not exist"):
         read_task(path)
     path.write_text("\n\n")
     with pytest.raises(UserError, match="has no examples"):
@@ -193,6 +193,8 @@ def test_bad_tasks_say_what_is_wrong(tmp_path: Path, tokenizer: BytePairTokenize
             read_task(path)
     path.write_text(good + '  \n{"text": "b", "label": "spam"}')
     assert read_task(path) == [Example("a", "ham"), Example("b", "spam")]
+    path.write_text('\ufeff{"text": "a\u2028b\x85c", "label": "ham"}\r\n', newline="")
+    assert read_task(path) == [Example("a\u2028b\x85c", "ham")]
 
 
 @pytest.mark.parametrize(
