@@ -56,9 +56,10 @@ class Hub(BaseHTTPRequestHandler):
     def answer(self) -> None:
         path = self.path.partition("?")[0]
         type(self).asked.append(f"{self.command} {path}")
-        if path.startswith("/api/models/"):
-            self.describe(path.removeprefix("/api/models/"))
+        if path.startswith(("/api/models/", "/api/datasets/")):
+            self.describe(path.split("/", 3)[3])
         else:
+            path = path.removeprefix("/datasets")
             repository, _, rest = path.removeprefix("/").partition("/resolve/")
             self.resolve(repository, rest.partition("/")[2])
 
