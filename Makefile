@@ -12,7 +12,7 @@ FRESH_REPORT := [ -f report/index.html ] && \
 	[ -z "$$(find timings -name '*.json' ! -name report.json -newer report/index.html)" ]
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-faults test-clients fuzz check coverage lint types browser docs ui lock audit sbom clean
+.PHONY: help setup repro test test-faults test-clients test-peers fuzz check coverage lint types browser docs ui lock audit sbom clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -87,6 +87,29 @@ types: $(VENV)/test
 
 test-faults: $(VENV)/test ## stop and starve every stage at random; writes docs/reliability.md
 	GPTMILL_WRITE_RELIABILITY=1 python -m pytest -q tests/faults -m "faults or not faults"
+
+# Other software that opens our folders, each in an environment of its own: Optimum holds
+# transformers back, and KerasHub brings TensorFlow for its tokenizer. After an edit of a version
+# here: rm -r .venv-peers
+PEERS := .venv-peers
+TORCH := -r requirements/torch.txt
+PEER_llama := xllamacpp==2026.10.11549
+PEER_keras := $(TORCH) keras-hub==0.32.0 safetensors
+PEER_onnx := $(TORCH) 'optimum-onnx[onnxruntime]==0.1.0' onnxruntime-genai==0.18.0 pytest tiktoken
+PEER_book := --no-deps --target $(PEERS)/book/package llms-from-scratch==1.0.19
+
+$(PEERS)/%/installed: requirements/torch.txt
+	$(PYTHON) -m venv --clear $(PEERS)/$*
+	$(PEERS)/$*/bin/pip --disable-pip-version-check --quiet install $(PEER_$*)
+	@touch $@
+
+test-peers: $(VENV)/test $(foreach peer,llama keras onnx book,$(PEERS)/$(peer)/installed) ## compare with llama.cpp, Optimum, onnxruntime-genai, KerasHub and the book's package (5 GB)
+	PYTHONPATH=$(PEERS)/book/package:src GPTMILL_KERAS_PYTHON=$(PEERS)/keras/bin/python \
+		GPTMILL_LLAMA_PYTHON=$(PEERS)/llama/bin/python \
+		python -m pytest -q tests/reference/test_weights_peers.py tests/reference/test_weights_gguf.py
+	python -m tests.reference.test_onnx_peers $(PEERS)/folders
+	PYTHONPATH=src GPTMILL_PEER_FOLDERS=$(PEERS)/folders \
+		$(PEERS)/onnx/bin/python -m pytest -q tests/reference/test_onnx_peers.py
 
 fuzz: $(VENV)/test ## damage every kind of file thousands of times; writes docs/reliability.md
 	@[ -d $(VENV)/fuzz ] || $(PIP) install --no-deps --target $(VENV)/fuzz atheris==3.0.0

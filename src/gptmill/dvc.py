@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gptmill.errors import UserError
-from gptmill.params import read_yaml
+from gptmill.params import PARAMS_FILE, read_yaml
 
 ANSWERS = ("data/responses", "data/judgements")
 OWN = "own"  # a user's own text and model, which git ignores
@@ -42,6 +42,32 @@ def dependencies(stage: str, root: Path = Path()) -> list[str]:
         return definition(stage, root).get("deps", [])
     except UserError:
         return []
+
+
+def tracked(stage: str) -> tuple[list[Path], dict[Path, list[str] | None]]:
+    """What dvc.lock will name for a stage: its deps, and dotted names by file of parameters.
+
+    `None` for all of a file: where it is tracked as a whole, and for params.yaml where there is no
+    pipeline file or it does not know the stage, as in a trial of a study.
+    """
+    try:
+        found = definition(stage)
+    except UserError:
+        return [], {PARAMS_FILE: None}
+    item = os.environ.get("DVC_STAGE", "").partition("@")[2]
+    names_by_file: dict[Path, list[str] | None] = {}
+    for entry in found.get("params", []):
+        of_files = entry if isinstance(entry, dict) else {PARAMS_FILE.name: [entry]}
+        for file, names in of_files.items():
+            known = names_by_file.setdefault(Path(file), [])
+            whole = known is None or not names
+            names_by_file[Path(file)] = None if whole else known + [_filled(n, item) for n in names]
+    return [Path(_filled(str(dep), item)) for dep in found.get("deps", [])], names_by_file
+
+
+def _filled(text: str, item: str) -> str:
+    """`download.${item}` for the item that DVC runs; for one run by hand, all of `download`."""
+    return text.replace("${item}", item) if item else text.partition(".${")[0]
 
 
 def locked_outputs(lock: Path) -> dict[str, str]:

@@ -1,12 +1,13 @@
 """Other software opens our ONNX folders as they are: Optimum and onnxruntime-genai.
 
-Neither is among the pinned packages (Optimum holds `transformers` back). To run these tests,
-install `optimum-onnx[onnxruntime]` and `onnxruntime-genai` with torch in an environment of their
-own, write a folder with the pipeline's (`write_folders`), and set GPTMILL_PEER_FOLDERS to it; with
-everything in one environment they need no variable.
+Neither is among the pinned packages (Optimum holds `transformers` back). `make test-peers` installs
+them in an environment of their own and names the folders, which this module writes in ours, in
+GPTMILL_PEER_FOLDERS.
 """
 
 import os
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +107,9 @@ def test_onnxruntime_genai_generates_the_same_tokens(variant, folders):
         while not generator.is_done():
             generator.generate_next_token()
         assert list(generator.get_sequence(0))[: len(ours)] == ours
+
+
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    shutil.rmtree(root, ignore_errors=True)
+    write_folders(root)

@@ -1,8 +1,7 @@
 """GGUF: read back by the `gguf` package, and run by llama.cpp where it is installed.
 
-llama.cpp comes as `xllamacpp`, which has wheels, where llama-cpp-python builds from source; the
-extra has an environment of its own:
-`GPTMILL_LLAMA_PYTHON=/path/to/python pytest tests/reference/test_weights_gguf.py`.
+llama.cpp comes as `xllamacpp`, which has wheels, where llama-cpp-python builds from source.
+`make test-peers` installs it in an environment of its own, whose Python GPTMILL_LLAMA_PYTHON names.
 """
 
 import json

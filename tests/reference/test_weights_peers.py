@@ -1,9 +1,7 @@
 """Independent readers of GPT-2 beside transformers: KerasHub, and the code of the book.
 
-KerasHub has its own reader of Hugging Face folders, and an environment of its own
-(`pip install keras-hub torch` with torch as requirements/torch.txt has it):
-`GPTMILL_KERAS_PYTHON=/path/to/python pytest tests/reference/test_weights_peers.py`.
-The book's package needs no more than `pip install --no-deps llms-from-scratch`.
+`make test-peers` installs both. KerasHub has its own reader of Hugging Face folders, and an
+environment of its own, whose Python GPTMILL_KERAS_PYTHON names.
 """
 
 import json

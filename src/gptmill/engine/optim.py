@@ -30,7 +30,8 @@ def build_optimizer(
         {"params": [p for _, p in trained if p.dim() < 2], "weight_decay": 0.0, "muon": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    options = {"lr": config.learning_rate, "betas": (config.beta1, config.beta2), "fused": True}
+    # The schedule sets the rate before each step: here it is 0, and nothing learns without one.
+    options = {"lr": 0.0, "betas": (config.beta1, config.beta2), "fused": True}
     if config.muon:
         return Muon(groups, workers, **options)
     return torch.optim.AdamW(groups, **options)

@@ -16,10 +16,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from gptmill import closure
-from gptmill.dvc import definition
+from gptmill.dvc import tracked
 from gptmill.errors import UserError
 from gptmill.files import atomic_file, before_publishing, sha256, state_root
-from gptmill.params import PARAMS_FILE, read_yaml
+from gptmill.params import read_yaml
 from gptmill.process.leftovers import clear_beside
 from gptmill.process.parent import GRACE_SECONDS
 
@@ -120,7 +120,7 @@ class Beginning:
     """Parameters and inputs as a stage found them: those that dvc.lock will name for it."""
 
     def __init__(self, stage: str, inputs: Iterable[Path]) -> None:
-        deps, self._tracked = recorded(stage)
+        deps, self._tracked = tracked(stage)
         code = [file for dep in deps if dep.parent == closure.FOLDER for file in _code(dep)]
         self._inputs = sorted({*inputs, *deps, *code})
         self._parameters = self._read_parameters()
@@ -155,27 +155,6 @@ class Beginning:
         return {str(file): _fingerprint(file) for file in files}
 
 
-def recorded(stage: str) -> tuple[list[Path], dict[Path, list[str] | None]]:
-    """What dvc.lock will name for a stage: its deps, and dotted names by file of parameters.
-
-    `None` for all of a file: where it is tracked as a whole, and for params.yaml where there is no
-    pipeline file or it does not know the stage, as in a trial of a study.
-    """
-    try:
-        told = definition(stage)
-    except UserError:
-        return [], {PARAMS_FILE: None}
-    item = os.environ.get("DVC_STAGE", "").partition("@")[2]
-    tracked: dict[Path, list[str] | None] = {}
-    for entry in told.get("params", []):
-        of_files = entry if isinstance(entry, dict) else {PARAMS_FILE.name: [entry]}
-        for file, names in of_files.items():
-            known = tracked.setdefault(Path(file), [])
-            whole = known is None or not names
-            tracked[Path(file)] = None if whole else known + [_filled(n, item) for n in names]
-    return [Path(_filled(str(dep), item)) for dep in told.get("deps", [])], tracked
-
-
 def _code(listing: Path) -> list[Path]:
     """The files of the code that a listing stands for, as they are.
 
@@ -197,11 +176,6 @@ def _differing(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """Names whose values differ, or that are in one of the two."""
     names = sorted(before.keys() | after.keys())
     return [name for name in names if before.get(name) != after.get(name)]
-
-
-def _filled(text: str, item: str) -> str:
-    """`download.${item}` for the item that DVC runs; for one run by hand, all of `download`."""
-    return text.replace("${item}", item) if item else text.partition(".${")[0]
 
 
 def _at(values: Any, name: str) -> Any:

@@ -5,9 +5,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from gptmill.errors import UserError
+from gptmill.dvc import stages
 from gptmill.files import read_json
-from gptmill.params import read_yaml
+from gptmill.params import PARAMS_FILE, read_yaml
 from gptmill.shapes import read_json_as
 
 Point = tuple[float, float]
@@ -18,8 +18,9 @@ class Results:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.parameters = self._yaml("params.yaml")
-        self.pipeline = self._yaml("dvc.yaml").get("stages", {})
+        parameters = root / PARAMS_FILE
+        self.parameters = read_yaml(parameters) if parameters.exists() else {}
+        self.pipeline = stages(root) if (root / "dvc.yaml").exists() else {}
         self.metrics = self._by_stage("metrics")
         self.timings = self._by_stage("timings")
 
@@ -44,14 +45,6 @@ class Results:
         """A JSON list of objects."""
         file = self.root / path
         return read_json_as(file, list[dict[str, Any]]) if file.exists() else []
-
-    def _yaml(self, name: str) -> dict[str, Any]:
-        try:
-            return read_yaml(self.root / name)
-        except UserError:
-            if (self.root / name).exists():
-                raise
-            return {}
 
     def _by_stage(self, folder: str) -> dict[str, dict[str, Any]]:
         return {

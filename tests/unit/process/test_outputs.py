@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 from gptmill import closure
+from gptmill.dvc import tracked
 from gptmill.errors import UserError
 from gptmill.files import atomic_folder, write_json
 from gptmill.process import outputs
-from gptmill.process.outputs import OUTPUTS, OutputLock, claimed, recorded
+from gptmill.process.outputs import OUTPUTS, OutputLock, claimed
 
 PARAMS = "pretrain:\n  steps: 420 # many\nruntime: {seed: 1}\njudge: {model: a}\n"
 PIPELINE = """stages:
@@ -207,10 +208,10 @@ def test_a_copy_of_the_project_has_locks_of_its_own(
 
 def test_the_item_of_a_stage_is_known_from_dvc(monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = Path("params.yaml")
-    assert recorded("download") == ([Path("data")], {parameters: ["download"]})
+    assert tracked("download") == ([Path("data")], {parameters: ["download"]})
     monkeypatch.setenv("DVC_STAGE", "download@classification")
-    assert recorded("download") == ([Path("data")], {parameters: ["download.classification"]})
-    assert recorded("unknown") == ([], {parameters: None})
+    assert tracked("download") == ([Path("data")], {parameters: ["download.classification"]})
+    assert tracked("unknown") == ([], {parameters: None})
 
 
 def test_arguments_that_name_outputs_are_dvcs_outputs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,8 @@ def test_only_the_chosen_layers_learn(trainable: str, expected: set[str]) -> Non
     choose_trainable(model, trainable, LowRank(rank=2, alpha=4.0))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = build_optimizer(model, OPTIMIZER)
+    for group in optimizer.param_groups:
+        group["lr"] = OPTIMIZER.learning_rate
     batch = collate_labelled([([1, 2, 3], 1), ([4, 5], 0)], padding=39)
     ClassificationTask([1.0, 1.0], "last_token").loss(model, batch, runtime).backward()
     optimizer.step()
