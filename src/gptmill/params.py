@@ -26,6 +26,7 @@ from gptmill.sources import (
     Labelled,
     Positive,
     Section,
+    Seed,
     Text,
     sections_of,
     sources_of,
@@ -33,11 +34,18 @@ from gptmill.sources import (
 
 PRETRAINED = "models/pretrained"  # where dvc.yaml has it
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]  # of decay or dropout: 1 would leave nothing
+# More than these is a slip of the hand: a trillion weights have 128 layers of 25,000.
+Blocks = Annotated[int, Field(ge=1, le=1024)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
+Rows = Annotated[int, Field(ge=1, le=2**16)]
+Width = Annotated[int, Field(ge=1, le=2**17)]
+Tokens = Annotated[int, Field(ge=1, le=2**24)]
 
 
 class Runtime(Section):
-    seed: int = Field(ge=0, description="seed of every random choice")
-    threads: Positive = Field(description="CPU threads; one against two changes the last digits")
+    seed: Seed = Field(description="seed of every random choice")
+    threads: Threads = Field(description="CPU threads; one against two changes the last digits")
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         description="compute precision; auto is bfloat16 where the hardware has it natively"
     )
@@ -55,7 +63,7 @@ class Tokenize(Section):
         description="gpt2: OpenAI's 50,257 byte pairs; foundation: that of pretrain.foundation; "
         "the others are trained on the corpus"
     )
-    vocabulary_size: Positive = Field(description="entries of a trained BPE, or at most for words")
+    vocabulary_size: Tokens = Field(description="entries of a trained BPE, or at most for words")
     validation_fraction: Fraction = Field(description="share of documents held out")
     test_fraction: Fraction = Field(description="share of documents kept for the report")
     shard_tokens: Positive = Field(description="tokens in one memory-mapped file")
@@ -73,11 +81,11 @@ class Tokenize(Section):
 
 
 class Architecture(Section):
-    layers: Positive = Field(description="transformer blocks")
-    heads: Positive = Field(description="attention heads per block; divides width")
-    width: Positive = Field(description="embedding width")
-    context_length: Positive = Field(description="positions the model knows, tokens")
-    dropout: Fraction = Field(description="dropout on embeddings, attention weights, residuals")
+    layers: Blocks = Field(description="transformer blocks")
+    heads: Blocks = Field(description="attention heads per block; divides width")
+    width: Width = Field(description="embedding width")
+    context_length: Tokens = Field(description="positions the model knows, tokens")
+    dropout: Rate = Field(description="dropout on embeddings, attention weights, residuals")
     bias: bool = Field(description="biases in linear layers and LayerNorms, as GPT-2 has them")
     activation: Literal["gelu_new", "gelu", "relu"] = Field(description="feed-forward activation")
     tied_head: bool = Field(description="output head shares the token embedding")
@@ -95,8 +103,8 @@ class Optimizer(Section):
     final_learning_rate: float = Field(ge=0, description="learning rate the cosine ends at")
     warmup_steps: int = Field(ge=0, description="optimizer steps of linear warmup")
     weight_decay: float = Field(ge=0, description="decoupled weight decay of matrices")
-    beta1: Fraction = Field(description="decay of the first moment")
-    beta2: Fraction = Field(description="decay of the second moment")
+    beta1: Rate = Field(description="decay of the first moment")
+    beta2: Rate = Field(description="decay of the second moment")
     gradient_clip: float = Field(ge=0, description="largest global gradient norm; 0 is off")
     muon: float = Field(
         ge=0, description="Muon for matrices in blocks, at this many times learning_rate; 0 AdamW"
@@ -104,7 +112,7 @@ class Optimizer(Section):
 
 
 class Training(Section):
-    batch_size: Positive = Field(description="sequences per micro-batch")
+    batch_size: Rows = Field(description="sequences per micro-batch")
     accumulation: Positive = Field(description="micro-batches per optimizer step")
     evaluate_every: Positive = Field(description="optimizer steps between evaluations")
     save_every: Positive = Field(description="optimizer steps between resumable checkpoints")
@@ -267,7 +275,7 @@ class FinetuneInstructions(Section):
 
 
 class Respond(Section):
-    batch_size: Positive = Field(description="prompts answered together")
+    batch_size: Rows = Field(description="prompts answered together")
     sampling: Sampling
 
 
@@ -301,7 +309,7 @@ class Judge(Section):
         description="wording of the question: ours, which a candidate cannot forge, or the book's"
     )
     control_samples: Positive = Field(description="entries that control the judge")
-    seed: int = Field(ge=0, description="the judge's own seed")
+    seed: Seed = Field(description="the judge's own seed")
     context_length: Positive = Field(description="the judge's num_ctx, tokens")
     timeout: float = Field(gt=0, description="seconds for one request")
     retries: int = Field(ge=0, description="further attempts per entry")

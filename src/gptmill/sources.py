@@ -4,19 +4,22 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Positive = Annotated[int, Field(ge=1)]
+# Bounds far beyond use: what is above would hang or abort rather than fail.
+Positive = Annotated[int, Field(ge=1, le=10**12)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Section(BaseModel):
-    """A frozen mapping of known keys and strict types (an integer is accepted as a float)."""
+    """A frozen mapping of known keys and strict types (an integer is accepted as a float); every
+    number is finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Embedded(Section):
     source: Literal["embedded"] = Field(description="made here, of a source whose optimum is known")
     count: Positive = Field(description="documents or entries to make")
-    seed: int = Field(ge=0, description="seed of the source")
+    seed: Seed = Field(description="seed of the source")
 
 
 class Manifest(Section):

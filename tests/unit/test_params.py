@@ -144,6 +144,31 @@ def test_manifests_of_every_profile_exist() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pretrain.optimizer.beta2", 1.0),
+        ("pretrain.optimizer.gradient_clip", float("inf")),
+        ("pretrain.optimizer.learning_rate", float("nan")),
+        ("pretrain.model.dropout", 1.0),
+        ("pretrain.model.layers", 10**19),
+        ("finetune_classifier.training.batch_size", 10**9),
+        ("tokenize.vocabulary_size", 10**12),
+        ("runtime.threads", 100_000),
+        ("runtime.seed", 2**64),
+        ("judge.timeout", float("inf")),
+    ],
+)
+def test_values_that_would_hang_or_abort_are_refused(values: dict, name: str, value: float) -> None:
+    *sections, key = name.split(".")
+    section = values
+    for part in sections:
+        section = section[part]
+    section[key] = value
+    with pytest.raises(UserError, match=rf"{name}: input should be"):
+        parse(values, "params.yaml")
+
+
+@pytest.mark.parametrize(
     ("changes", "told"),
     [
         ({"pretrain": {"evaluation_stride": 129}}, r"pretrain: evaluation_stride 129 is more than"),
