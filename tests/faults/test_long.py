@@ -51,7 +51,8 @@ def runs_again(project: Project, stage: str, command: tuple[str, ...]) -> None:
     resumed = re.search(r"resuming at step (\d+)", done.stdout + done.stderr)
     assert (int(resumed[1]) if resumed else None) == step
     assert not leftovers(project)
-    assert not list(project.root.glob(f".state/{stage}/*"))
+    assert not list(project.root.glob(f".state/{stage}/*/step-*"))
+    assert len(list(project.root.glob(f".state/{stage}/*"))) <= 1  # the last finished training
     assert not stages_alive(project)
 
 
