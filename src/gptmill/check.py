@@ -158,12 +158,14 @@ def _classification(
     part, section = Part("Labelled texts"), parameters.finetune_classifier
     raw = _raw("classification", parameters.download.classification, folder, part)
     prepared = folder / "prepared"
-    counts = classification.prepare(
-        raw / classification.RAW_FILE,
-        prepared,
-        **dict(parameters.prepare_classification),
-        seed=parameters.runtime.seed,
-    )
+    with redirect_stdout(io.StringIO()) as said:
+        counts = classification.prepare(
+            raw / classification.RAW_FILE,
+            prepared,
+            **dict(parameters.prepare_classification),
+            seed=parameters.runtime.seed,
+        )
+    part.notes += said.getvalue().splitlines()
     labels = classification.read_labels(prepared)
     part.facts["labels"] = f"{len(labels)}"
     for split in SPLITS:

@@ -80,7 +80,7 @@ def write_tokens(
         and `dropped/<reason>`.
 
     Raises:
-        UserError: the corpus cannot be read.
+        UserError: the corpus cannot be read, or leaves no text to train on.
     """
     with atomic_folder(folder) as beside:
         (beside / "tokenizer").mkdir()
@@ -93,8 +93,22 @@ def write_tokens(
             texts = split_documents(corpus, plan, split)
             writer = _ShardWriter(beside / split, dtype, shard_tokens)
             index["splits"][split] = _write_split(texts, tokenizer, writer, split)
+            if split == "train" and not index["splits"][split]["tokens"]:
+                raise UserError(f"{corpus}: {_nothing_to_train_on(plan)}")
         write_json(beside / INDEX, index)
     return _counts(index)
+
+
+def _nothing_to_train_on(plan: Plan) -> str:
+    dropped = ", ".join(
+        f"{count:,} {reason.replace('_', ' ')}"
+        for reason, count in plan.dropped.counts.items()
+        if count
+    )
+    return (
+        f"no text is left to train on (dropped: {dropped or 'nothing'}); add text, or take the "
+        "same text out of the validation and test files"
+    )
 
 
 def _empty_index(

@@ -114,6 +114,18 @@ def test_a_cut_document_ends_once(tmp_path):
     assert len(TokenSplit(tmp_path / "out", "test")) == 0
 
 
+def test_a_validation_file_that_repeats_the_training_file_leaves_nothing(tmp_path):
+    (tmp_path / "corpus").mkdir()
+    lines = [{"id": name, "text": "The same text. " * 9, "nats": None, "split": name}
+             for name in ("train", "validation")]  # fmt: skip
+    (tmp_path / "corpus/documents.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    plan = plan_splits(tmp_path / "corpus", validation_fraction=0.1, test_fraction=0.0, seed=1)
+    tokenizer = train_vocabulary(["The same text. "], "character", 100)
+    with pytest.raises(UserError, match=r"no text is left to train on .*1 exact duplicate"):
+        write_tokens(tmp_path / "corpus", tokenizer, tmp_path / "t", plan=plan, shard_tokens=99)
+    assert not (tmp_path / "t").exists()
+
+
 def test_gather_across_shards_equals_a_loop(written):
     split = TokenSplit(written[3], "train")
     ids = everything(split)
