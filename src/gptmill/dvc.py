@@ -60,8 +60,9 @@ def tracked(stage: str) -> tuple[list[Path], dict[Path, list[str] | None]]:
         of_files = entry if isinstance(entry, dict) else {PARAMS_FILE.name: [entry]}
         for file, names in of_files.items():
             known = names_by_file.setdefault(Path(file), [])
-            whole = known is None or not names
-            names_by_file[Path(file)] = None if whole else known + [_filled(n, item) for n in names]
+            names_by_file[Path(file)] = (
+                None if known is None or not names else known + [_filled(n, item) for n in names]
+            )
     return [Path(_filled(str(dep), item)) for dep in found.get("deps", [])], names_by_file
 
 
