@@ -12,11 +12,11 @@ from gptmill.engine.workers import ALONE, Workers
 from gptmill.export.graph import DENSE
 from gptmill.export.onnx import export_classifier, export_language_model
 from gptmill.export.parity import (
-    answered,
-    halves,
+    instruction_passages,
     measure_classifiers,
     measure_language_models,
     require_parity,
+    text_passages,
 )
 from gptmill.export.quantize import keep_within_budget, quantized
 from gptmill.files import atomic_folder, read_json
@@ -102,8 +102,8 @@ def _measures(
         load_tokenizer(tokens / "tokenizer"), PASSAGE_TOKENS
     )
     passages = {
-        "language_model": halves(texts[:PASSAGES], models["language_model"]),
-        "instructions": answered(read_json(entries)[:PASSAGES], models["instructions"]),
+        "language_model": text_passages(texts[:PASSAGES], models["language_model"]),
+        "instructions": instruction_passages(read_json(entries)[:PASSAGES], models["instructions"]),
     }
     measures = {
         name: partial(

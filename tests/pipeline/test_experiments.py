@@ -23,7 +23,7 @@ from gptmill.search.experiments import (
     failure,
     ignored_files,
     queue,
-    work_off,
+    run_queue,
 )
 from tests.pipeline.conftest import clone
 
@@ -127,7 +127,7 @@ def test_a_queued_run_has_the_users_own_files_or_says_that_it_lacks_them(
     dvc("exp", "run", "--temp", "--name", "with", "--copy-paths=own/text/mine.txt", "pretrain")
     # With a seed of its own, or DVC would take the result of the run before.
     one = SWEEP.model_copy(update={"cases": {"low": {}}, "seeds": [7]})
-    work_off(queue(one, threads=None), jobs=1, threads=None)
+    run_queue(queue(one, threads=None), jobs=1, threads=None)
     known = experiments()
     assert known["with"].metrics == {"pretrain/validation/loss": 3.0}
     assert known["rates-low-seed7"].metrics == {"pretrain/validation/loss": 5.0}
@@ -158,7 +158,7 @@ def test_a_sweep_runs_each_case_once_and_those_that_failed_or_were_killed_again(
     assert "no luck" in failure("rates-high-seed1")
 
     (repository / ".state/stop").unlink()
-    work_off(queue(SWEEP, threads=None), jobs=1, threads=None)
+    run_queue(queue(SWEEP, threads=None), jobs=1, threads=None)
     known = experiments()
     losses = [known[run.name].metrics["pretrain/validation/loss"] for run in runs]
     assert losses == [1.5, 1.1, present + 1]

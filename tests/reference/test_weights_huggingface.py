@@ -202,7 +202,7 @@ def test_a_repository_and_every_refusal(hub: str, original: Path, tmp_path: Path
     assert "no repository someone/absent" in errors[1]
     assert "model.safetensors has the wrong SHA-256" in errors[2]
     assert "has no safetensors, and a pickle is not loaded" in errors[3]
-    assert "is no repository's name" in errors[4]
+    assert "is not a repository's name" in errors[4]
     assert "no commit of someone/tiny is pinned" in errors[5]
 
 

@@ -232,7 +232,10 @@ def test_classify_says_what_is_wrong_with_a_table(models: Path, tmp_path: Path) 
         (["perplexity", "--model", "MODEL", "--text", "TEXT", "--stride", "0"], "must be 1 to 63"),
         (["perplexity", "--model", "MODEL", "--text", "EMPTY"], "0 tokens, and nothing"),
         (["generate", "--model", "MODEL", "--task", "TEXT"], "needs a text in --prompt"),
-        (["evaluate", "fewshot", "--model", "MODEL", "--task", "no.jsonl"], "no.jsonl is not"),
+        (
+            ["evaluate", "fewshot", "--model", "MODEL", "--task", "no.jsonl"],
+            "no.jsonl does not",
+        ),
         (["evaluate", "fewshot", "--model", "MODEL", "--task", "TEXT"], "text:1: not JSON"),
         (["evaluate", "fewshot", "--model", "MODEL", "--task", "TEXT", "--shots", "-1"], "least 0"),
         (["evaluate", "fewshot", "--model", "MODEL", "--task", "TEXT", "--limit", "0"], "--limit"),

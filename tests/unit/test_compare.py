@@ -170,11 +170,11 @@ def id_of(lines: str, name: str) -> str:
 
 
 def test_what_means_nothing_is_said_with_what_there_is(repository: Path) -> None:
-    with pytest.raises(UserError, match="'nonsense' is no git revision"):
+    with pytest.raises(UserError, match="'nonsense' is not a git revision"):
         open_side("nonsense")
     with pytest.raises(UserError, match="two or more"):
         compare(["before"])
-    with pytest.raises(UserError, match="no DVC experiment"):
+    with pytest.raises(UserError, match="nor a DVC experiment"):
         open_side("git:nonsense")
 
 

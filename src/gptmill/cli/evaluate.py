@@ -1,11 +1,11 @@
-"""`gptmill evaluate`: how well a model does a task, told by its likelihoods."""
+"""`gptmill evaluate`: how well a model does a task, by its likelihoods."""
 
 import argparse
 from dataclasses import asdict
 from pathlib import Path
 
 from gptmill.cli.command import add_command, all_threads
-from gptmill.cli.infer import open_speaker
+from gptmill.cli.infer import open_text_generator
 from gptmill.errors import UserError
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -53,7 +53,7 @@ def fewshot(options: argparse.Namespace) -> None:
     _check(options)
     task = read_task(options.task)
     queries = task[: options.limit]
-    speaker = open_speaker(options.model)
+    speaker = open_text_generator(options.model)
     shots = sorted(set(options.shots))
     results = evaluate(
         speaker.decoder, speaker.tokenizer, queries, task, shots, options.seed, options.batch_size

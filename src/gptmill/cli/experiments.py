@@ -25,7 +25,7 @@ def add_seeds(commands: argparse._SubParsersAction) -> None:
         "seeds",
         seeds,
         "Repeat the pipeline with other seeds: how much of a result is luck. Each seed is a DVC "
-        "experiment; the same command again goes on where it was cut off.",
+        "experiment; the same command again continues where it was cut off.",
     )
     parser.add_argument("count", type=int, help="seeds 1 to this")
     parser.add_argument(
@@ -61,8 +61,8 @@ def add_sweep(commands: argparse._SubParsersAction) -> None:
         "sweep",
         sweep,
         "Run a matrix of cases and seeds as DVC experiments, and sum it up: mean and standard "
-        "error of a metric per case, as table, CSV and plot. The same command again goes on where "
-        "it was cut off.",
+        "error of a metric per case, as table, CSV and plot. The same command again continues "
+        "where it was cut off.",
     )
     parser.add_argument("file", type=Path, help="YAML with name, cases, seeds, stage, alone")
     parser.add_argument("--seeds", type=int, help="seeds 1 to this instead of the file's")
@@ -85,7 +85,7 @@ def add_tune(commands: argparse._SubParsersAction) -> None:
         "tune",
         tune,
         "Search for better parameters of a stage with Optuna. The study is kept, so the same "
-        "command goes on where it was cut off; in MLflow each trial is a child of the study.",
+        "command continues where it was cut off; in MLflow each trial is a child of the study.",
     )
     parser.add_argument("stage", choices=["pretrain", "finetune_classifier"])
     parser.add_argument("--trials", type=int, default=20, help="in all, earlier calls counted")
@@ -133,7 +133,7 @@ def _add_queue_options(parser: argparse.ArgumentParser) -> None:
 def _run(sweep: "Sweep", options: argparse.Namespace) -> None:
     """Check, queue, work off, sum up."""
     from gptmill.search.cases import check
-    from gptmill.search.experiments import queue, work_off
+    from gptmill.search.experiments import queue, run_queue
 
     if options.jobs < 1:
         raise UserError("--jobs must be at least 1")
@@ -145,9 +145,11 @@ def _run(sweep: "Sweep", options: argparse.Namespace) -> None:
         print(f"start them with: dvc queue start --jobs {options.jobs}")
         return
     try:
-        work_off(runs, options.jobs, threads)
+        run_queue(runs, options.jobs, threads)
     except KeyboardInterrupt:
-        print("the workers go on: `dvc queue status`, `dvc queue stop --kill`; sum up what is done")
+        print(
+            "the workers continue: `dvc queue status`, `dvc queue stop --kill`; sum up what is done"
+        )
         keeps("what is done")
         _sum_up(sweep, options.metric)
         raise

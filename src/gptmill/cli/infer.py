@@ -60,7 +60,7 @@ def generate(options: argparse.Namespace) -> None:
     """Print the continuation as it comes."""
     from gptmill.prompt import format_prompt
 
-    speaker = open_speaker(options.model)
+    speaker = open_text_generator(options.model)
     if options.instruction is not None:
         entry = {"instruction": options.instruction, "input": options.input}
         speaker.stream(format_prompt(entry, speaker.style()), options)
@@ -71,7 +71,7 @@ def generate(options: argparse.Namespace) -> None:
         speaker.stream(options.prompt, options)
 
 
-def _generate_label(speaker: "Speaker", options: argparse.Namespace) -> None:
+def _generate_label(speaker: "TextGenerator", options: argparse.Namespace) -> None:
     """Print the examples, the text and what the model puts on the line of its label."""
     from gptmill.evaluate.fewshot import read_task, shown_prompt
 
@@ -100,7 +100,7 @@ def chat(options: argparse.Namespace) -> None:
     """Answer each line; the conversation so far is the context, its oldest turns cut first."""
     from gptmill.serve.prompts import Message, conversation_ids
 
-    speaker = open_speaker(options.model)
+    speaker = open_text_generator(options.model)
     style, context = speaker.style(), speaker.decoder.context_length
     room = context - min(options.max_new_tokens, context // 4)
     print("Type a message; /reset starts over, Ctrl-D ends.", file=sys.stderr)
@@ -154,7 +154,7 @@ def classify(options: argparse.Namespace) -> None:
         show(result, text)
 
 
-class Speaker(NamedTuple):
+class TextGenerator(NamedTuple):
     """A language model ready to continue text, and how it wants to be asked (None: no style)."""
 
     decoder: "Decoder"
@@ -184,7 +184,7 @@ class Speaker(NamedTuple):
         return self.prompt_style
 
 
-def open_speaker(folder: Path) -> Speaker:
+def open_text_generator(folder: Path) -> TextGenerator:
     """A model folder: in ONNX Runtime if it holds a graph, else in PyTorch."""
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist: run `make repro`, or name a folder with --model")
@@ -192,7 +192,7 @@ def open_speaker(folder: Path) -> Speaker:
         from gptmill.runtime.session import Generator
 
         generator = Generator(folder)
-        return Speaker(
+        return TextGenerator(
             generator.decoder, generator.tokenizer, generator.prompt_style, generator.stop_tokens
         )
     from gptmill.card import ModelCard
@@ -204,7 +204,7 @@ def open_speaker(folder: Path) -> Speaker:
     card = ModelCard.read(folder)
     runtime = open_runtime(seed=0, threads=all_threads(), precision="float32")
     model = load_language_model(folder).to(runtime.device)
-    return Speaker(
+    return TextGenerator(
         TorchDecoder(model),
         load_tokenizer(folder),
         card.prompt_style,

@@ -70,9 +70,9 @@ def open_side(reference: str) -> Side:
         record = _choose(found, name)
         if record:
             return _from_record(read_execution(record))
-        raise UserError(f"'{reference}' is no git revision, DVC experiment or MLflow execution"
+        raise UserError(f"'{reference}' is not a git revision, DVC experiment or MLflow execution"
                         + _listing(found))  # fmt: skip
-    raise UserError(f"'{name}' is no git revision and no DVC experiment")
+    raise UserError(f"'{name}' is neither a git revision nor a DVC experiment")
 
 
 def listing() -> str:

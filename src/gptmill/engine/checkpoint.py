@@ -88,7 +88,7 @@ class Checkpoints:
             path.unlink()
 
     def _write(self, kind: str, state: TrainState, values: dict[str, Any]) -> None:
-        with atomic_file(self._unnamed) as beside, beside.open("wb") as file:
+        with atomic_file(self._unnamed) as temporary, temporary.open("wb") as file:
             hashing = _Hashing(file)
             with serialization.patch("save.compute_crc32", False):
                 torch.save(values, hashing)

@@ -64,7 +64,7 @@ class Runtime:
             return workers.map(compute, items)
 
     def tensor(self, array: np.ndarray) -> Tensor:
-        """The array on the device, copied while the host goes on where that is possible."""
+        """The array on the device, copied while the host continues where that is possible."""
         tensor = torch.from_numpy(array)
         if self.device.type == "cuda":  # memory is pinned for CUDA alone
             return tensor.pin_memory().to(self.device, non_blocking=True)
@@ -89,7 +89,7 @@ class Runtime:
         """The sum of `value` over all processes."""
         if self.world_size == 1:
             return value
-        # On the device for NCCL; gloo takes the host's, and has float64 there, which MPS has not.
+        # On the device for NCCL; gloo takes the host's, and has float64 there, which MPS lacks.
         device = self.device if self.device.type == "cuda" else "cpu"
         summed = torch.tensor(value, dtype=torch.float64, device=device)
         distributed.all_reduce(summed)
@@ -175,7 +175,7 @@ def _device() -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"GPTMILL_DEVICE is '{name}', which is no device: {reason}") from None
+        raise UserError(f"GPTMILL_DEVICE is '{name}', which is not a device: {reason}") from None
     there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
     if not there.get(device.type, lambda: True)():
         raise UserError(

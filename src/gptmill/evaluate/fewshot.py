@@ -54,7 +54,7 @@ def read_task(path: Path) -> list[Example]:
     """Read a task file.
 
     Raises:
-        UserError: no such file, no examples in it, or a line that is no example (with its number).
+        UserError: no such file, no examples in it, or a line without an example (with its number).
     """
     found = enumerate(lines(read_text(path)), 1)
     examples = [_example(line, f"{path}:{at}") for at, line in found if line.strip()]

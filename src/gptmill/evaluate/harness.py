@@ -62,7 +62,7 @@ def _manager(tasks: Sequence[str], include_path: Path | None) -> Any:
     from lm_eval.tasks import TaskManager
 
     if include_path is not None and not include_path.is_dir():
-        raise UserError(f"{include_path} is no folder of tasks")
+        raise UserError(f"{include_path} is not a folder of tasks")
     if include_path is not None:
         manager = TaskManager(include_path=include_path, include_defaults=False)
         if set(tasks) <= set(manager.all_tasks):

@@ -67,14 +67,14 @@ class SideBySide:
         return self.theirs.step(ids), [one.step(ids) for one in self.ours]
 
 
-def halves(texts: Sequence[str], model_folder: Path) -> list[Passage]:
+def text_passages(texts: Sequence[str], model_folder: Path) -> list[Passage]:
     """Plain texts, cut to the model's context, as passages: the second half follows the first."""
     context = ModelCard.read(model_folder).architecture.context_length
     cut = [ids[:context] for ids in load_tokenizer(model_folder).encode_batch(texts)]
     return [Passage(ids[: len(ids) // 2], ids[len(ids) // 2 :]) for ids in cut if len(ids) > 1]
 
 
-def answered(entries: Sequence[Mapping[str, str]], model_folder: Path) -> list[Passage]:
+def instruction_passages(entries: Sequence[Mapping[str, str]], model_folder: Path) -> list[Passage]:
     """Instruction entries in the model's own prompt style as passages, each followed by its
     reference answer and the end-of-text token; those that fit into the context.
 

@@ -24,7 +24,7 @@ INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy level at which it multiplies in 8 
 MICROSOFT = "com.microsoft"
 
 
-def faults(budget: Budget, measured: dict[str, float], prefix: str = "") -> list[str]:
+def outside_budget(budget: Budget, measured: dict[str, float], prefix: str = "") -> list[str]:
     """What of `parity`'s measurements is outside the budget, in words; empty if nothing is."""
     limits = {
         "perplexity_increase": (budget.perplexity_increase, 1),
@@ -34,7 +34,7 @@ def faults(budget: Budget, measured: dict[str, float], prefix: str = "") -> list
     return [
         f"{key} is {measured[prefix + key]:.4g}, the budget {limit:g}"
         for key, (limit, sign) in limits.items()
-        # Written so that a NaN is outside.
+        # `not … <=`, because a NaN is outside too.
         if prefix + key in measured and not sign * measured[prefix + key] <= sign * limit
     ]
 
@@ -48,7 +48,7 @@ def keep_within_budget(
         Whether it is. Outside the budget nothing is left at `folder`, and what is outside is said
         on standard error.
     """
-    outside = faults(budget, measured, prefix)
+    outside = outside_budget(budget, measured, prefix)
     if outside:
         shutil.rmtree(folder)
         print(f"{folder.name} is not published: {'; '.join(outside)}", file=sys.stderr)

@@ -51,7 +51,7 @@ def snapshot(
         )
     except HFValidationError as error:
         raise UserError(
-            f"'{repository}' is no repository's name, as OWNER/NAME is: {error}"
+            f"'{repository}' is not a repository's name (OWNER/NAME): {error}"
         ) from None
     except GatedRepoError:
         raise UserError(f"{name}: the hub wants you to log in and accept its terms") from None

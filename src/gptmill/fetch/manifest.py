@@ -63,7 +63,7 @@ def url_parts(url: str) -> list[str]:
     """Host and decoded path components of an address.
 
     Raises:
-        ValueError: a component that is no file name.
+        ValueError: a component that is not a file name.
     """
     split = urlsplit(url)
     parts = [split.netloc, *(unquote(part) for part in split.path.split("/") if part)]

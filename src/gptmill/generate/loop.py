@@ -126,7 +126,7 @@ class GrowingSequence:
         return piece
 
     def slide(self) -> bool:
-        """Cut a window that outgrew the context to its last half; tell whether it did."""
+        """Cut a window that outgrew the context to its last half; return whether it did."""
         if len(self._tokens) - self._start <= self._context_length:
             return False
         self._start = len(self._tokens) - max(1, self._context_length // 2)

@@ -37,7 +37,7 @@ class Verdict(Generic[Value]):
     """A parsed reply, or None when no attempt brought one; `faults` says why, attempt by attempt.
 
     Of a verdict that was reached, only unusable replies are listed: whether a network failed on
-    the way is no property of the result, which must be the same on a rerun.
+    the way is not a property of the result, which must be the same on a rerun.
     """
 
     value: Value | None
@@ -48,7 +48,7 @@ class Examiner:
     """Asks a server, remembers its replies in `folder`, and asks again where that can help.
 
     Replies are kept, not verdicts, under a hash of all that determines them: a finished run asks
-    nothing again, an interrupted one goes on, and a change of wording, model or options asks anew.
+    nothing again, an interrupted one continues, a change of wording, model or options asks anew.
     """
 
     def __init__(self, server: Server, folder: Path, seed: int, retries: int):

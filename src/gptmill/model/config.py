@@ -205,7 +205,7 @@ def without_nulls(values: Any, origin: object) -> dict[str, Any]:
     """A `config.json` without the keys that it names and gives no value: null is the default.
 
     Raises:
-        UserError: it is no object, or its section `gptmill` is none.
+        UserError: it or its section `gptmill` is not an object.
     """
     if not isinstance(values, Mapping):
         raise UserError(f"{origin} is not a JSON object")

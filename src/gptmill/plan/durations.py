@@ -141,7 +141,7 @@ def _instructing(work: Workload, machine: Machine, speed: Speed) -> float:
 
 
 def _responding(work: Workload, speed: Speed) -> float:
-    """A batch goes on until its longest answer ends; answers are as long as the references."""
+    """A batch continues until its longest answer ends; answers are as long as the references."""
     section, config = work.parameters.respond, work.foundations["instructions"].config
     entries = work.counts.entries
     rows = min(section.batch_size, max(1, entries.count["test"]))

@@ -1,6 +1,6 @@
 """A small part of each dataset, made by the stages' own code, to count what the whole will be.
 
-What is not on this machine is not fetched: the manifest tells its bytes, and what else is assumed
+What is not on this machine is not fetched: the manifest states its bytes, and what else is assumed
 is said. Embedded sources are drawn from; downloads that are cached, in a mirror folder, or local
 files are read.
 """
@@ -33,7 +33,7 @@ WARM_UP = 40
 FILES, BYTES = 6, 1_500_000  # of a corpus that is at hand, at most
 READ_WHOLE = 20_000_000  # bytes of tables that are read whole
 MODULES = 25  # every so many of Python's modules
-# Of a manifest that tells no size, or a dataset of which only the size is known.
+# Of a manifest without sizes, or a dataset of which only the size is known.
 UNKNOWN_BYTES = 500_000
 EACH = {"classification": 85, "instructions": 185}  # bytes of a message, of an entry as JSON
 
@@ -209,7 +209,7 @@ def _unseen(name: str, entries: Sequence[RemoteFile], size: int) -> Sample:
     items = len(entries) if each is None else round(size / each)
     said = f"{name}: not downloaded yet, {_bytes(size)}"
     if any(entry.bytes is None for entry in entries):
-        said += " (assumed: the manifest tells no size)"
+        said += " (assumed: the manifest states no size)"
     if each is not None:
         said += f" at {each} bytes each"
     return Sample(None, 1.0, size, items, size, assumed=said)

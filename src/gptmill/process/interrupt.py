@@ -112,7 +112,7 @@ def _leave(number: int) -> NoReturn:
     why = f", since {_ending.reason}" if _ending.reason else ""
     rest = _ending.otherwise
     if _ending.kept:
-        rest = f"{_ending.kept} is kept, and the same command goes on from there"
+        rest = f"{_ending.kept} is kept, and the same command continues from there"
     line = f"{_ending.name} {word}{why}" + (f": {rest}" if rest else "")
     # Past Python's buffers: the signal may have come in the middle of a print. Whoever reads either
     # may be gone.

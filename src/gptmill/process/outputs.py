@@ -81,8 +81,8 @@ class OutputLock:
                     f"another process ({self.holder()}) is writing {self.path}: wait for it to "
                     "finish, or stop it, and run again"
                 )
-        with atomic_file(self._owner) as beside:
-            beside.write_text(self._mine, encoding="utf-8", newline="\n")
+        with atomic_file(self._owner) as temporary:
+            temporary.write_text(self._mine, encoding="utf-8", newline="\n")
         return self
 
     def __exit__(self, *_: object) -> None:

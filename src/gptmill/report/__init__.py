@@ -26,8 +26,8 @@ def build_report(root: Path, output: Path) -> None:
     """
     results = Results(root)
     page = render("page.html", **_content(results))
-    with atomic_file(output) as beside:
-        beside.write_text(page, encoding="utf-8", newline="\n")
+    with atomic_file(output) as temporary:
+        temporary.write_text(page, encoding="utf-8", newline="\n")
 
 
 def _content(results: Results) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def _lesson(results: Results, finding: dict) -> Lesson:
 
 
 def _ladder(results: Results) -> list[list[str]]:
-    """The rungs with their time on this machine, which is no part of the hashed numbers."""
+    """The rungs with their time on this machine, which is not part of the hashed numbers."""
     timings = results.timings.get("study", {})
     rows = [["rung", "parameters", "difference", "time"]]
     for row in results.rows(f"{FOLDER}/attention_ladder.csv"):

@@ -18,8 +18,8 @@ def write_page(checked: dict[str, Any], page: Path) -> None:
     """The parts as a page that loads nothing, and as JSON beside it, for the report."""
     page.parent.mkdir(parents=True, exist_ok=True)
     write_json(page.with_suffix(".json"), checked)
-    with atomic_file(page) as beside:
-        beside.write_text(render("data.html", **checked), encoding="utf-8", newline="\n")
+    with atomic_file(page) as temporary:
+        temporary.write_text(render("data.html", **checked), encoding="utf-8", newline="\n")
 
 
 def section(results: Results) -> dict[str, Any]:

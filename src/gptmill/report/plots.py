@@ -28,8 +28,8 @@ def write_plots_template(root: Path) -> Path:
     page = files("gptmill.report").joinpath("plots.html").read_text(encoding="utf-8")
     page = page.replace("{vega}", vl_convert.javascript_bundle(vl_version=VEGA_LITE))
     path = root / ".dvc" / "plots.html"
-    with atomic_file(path) as beside:
-        beside.write_text(page, encoding="utf-8", newline="\n")
+    with atomic_file(path) as temporary:
+        temporary.write_text(page, encoding="utf-8", newline="\n")
     # A relative path is relative to .dvc.
     command = [sys.executable, "-m", "dvc", "config", "--local", "plots.html_template", path.name]
     subprocess.run(command, cwd=root, check=True)

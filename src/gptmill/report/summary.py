@@ -19,8 +19,8 @@ def write_summary(root: Path, output: Path) -> None:
     for card in figures(results):
         target = {"good": " **On target.**", "short": " **Short of target.**"}.get(card.state, "")
         lines.append(f"| {card.title} | {card.value} | {_cell(card.note)}.{target} |")
-    with atomic_file(output) as beside:
-        beside.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    with atomic_file(output) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
 def _cell(text: str) -> str:

@@ -81,7 +81,7 @@ class OnnxDecoder:
         self._past = [name for name in inputs if name.startswith("past_key_values.")]
         self._present = [name for name in outputs if name.startswith("present.")]
         if not self._past:
-            raise UserError("this ONNX model has no cache: it is no language model")
+            raise UserError("this ONNX model has no cache: it is not a language model")
         _, self._heads, _, self._head_width = inputs[self._past[0]]
         self._buffers = [np.empty(0, np.float32), np.empty(0, np.float32)]
         self._length = 0  # tokens held by each row, padding included
@@ -133,7 +133,7 @@ class OnnxDecoder:
         for decoder in (self, other):
             rows, first = len(decoder._padding), length - decoder._length
             part = joined[:, start : start + rows]
-            part[..., :first, :] = 0  # masked, but what is no number would still spread
+            part[..., :first, :] = 0  # masked, but NaN × 0 is NaN
             part[..., first:, :] = decoder._view(0, rows, decoder._length)
             paddings.append(decoder._padding + first)
             start += rows

@@ -74,7 +74,7 @@ def read_sweep(path: Path) -> Sweep:
         return Sweep.model_validate(read_yaml(path))
     except ValidationError as error:
         faults = [f"  {'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors()]
-        raise UserError(f"{path} is no sweep:\n" + "\n".join(faults)) from None
+        raise UserError(f"{path} is not a sweep:\n" + "\n".join(faults)) from None
 
 
 def check(sweep: Sweep) -> None:

@@ -1,7 +1,7 @@
 """Runs as DVC experiments: queued, worked off by DVC's own workers, read back.
 
 Everything goes through the `dvc` command: `dvc exp run --queue`, `dvc queue start`, `dvc queue
-status`, `dvc exp show --json`. So a sweep goes on without us, and `dvc exp show`, `dvc exp diff`,
+status`, `dvc exp show --json`. So a sweep continues without us, and `dvc exp show`, `dvc exp diff`,
 `dvc exp apply` and `gptmill compare` know its runs by their names.
 """
 
@@ -82,7 +82,7 @@ def queue(sweep: Sweep, threads: int | None) -> list[Run]:
     return runs
 
 
-def work_off(runs: list[Run], jobs: int, threads: int | None) -> None:
+def run_queue(runs: list[Run], jobs: int, threads: int | None) -> None:
     """Start DVC's workers and wait, saying what happens, until no run is queued or running.
 
     Raises:
@@ -105,7 +105,7 @@ def work_off(runs: list[Run], jobs: int, threads: int | None) -> None:
             return
         idle = 0 if workers else idle + 1
         if idle > PATIENCE:
-            raise UserError("DVC's workers are gone; give the same command again to go on")
+            raise UserError("DVC's workers are gone; give the same command again to continue")
         time.sleep(POLL_SECONDS)
 
 

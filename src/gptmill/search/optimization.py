@@ -33,7 +33,7 @@ CONTINUES = "continues"
 
 
 class Study:
-    """A search that is kept in `.state/studies/<name>/study.db` and goes on where it stopped.
+    """A search that is kept in `.state/studies/<name>/study.db` and continues where it stopped.
 
     Args:
         parameters: the tree that trials start from, as params.yaml has it.
@@ -228,7 +228,7 @@ class Study:
 
 
 def _label(trial: FrozenTrial) -> int:
-    """The number of a trial, or of the one it goes on with."""
+    """The number of a trial, or of the one it continues."""
     return trial.user_attrs.get(CONTINUES, trial.number)
 
 

@@ -89,7 +89,7 @@ def read_search(path: Path, parameters: dict[str, Any]) -> Search:
         search = Search.model_validate(read_yaml(path))
     except ValidationError as error:
         faults = [f"  {'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors()]
-        raise UserError(f"{path} is no search:\n" + "\n".join(faults)) from None
+        raise UserError(f"{path} is not a search:\n" + "\n".join(faults)) from None
     for name, dimension in search.space.items():
         for value in dimension.ends():
             parse(merged(parameters, {name: value}), f"{path} at {name} = {value}")

@@ -134,8 +134,8 @@ def run_trial(
     """Run a trial to its end; `None` if it was given up as hopeless on the way.
 
     Args:
-        started: told the process id.
-        hopeless: told each point of the objective; `True` ends the trial.
+        started: called with the process id.
+        hopeless: called with each point of the objective; `True` ends the trial.
 
     Raises:
         UserError: the stage failed.

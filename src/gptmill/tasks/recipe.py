@@ -1,4 +1,4 @@
-"""What one training has that another has not; `stages._training.train_stage` runs any of them."""
+"""What differs between trainings; `stages._training.train_stage` runs any of them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class Result:
         shown: name, columns and rows of a small table that the tracker shows.
         saved: more arguments of `save_model`.
         origin: more provenance than the stage's own.
-        flops_per_target: where the share of the machine's peak is to be told.
+        flops_per_target: to report the share of the machine's peak.
     """
 
     metrics: dict[str, Any]

@@ -152,14 +152,14 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
     """The pairs of a `merges.txt`, in order.
 
     Raises:
-        UserError: there is no such file, or a line is no pair.
+        UserError: there is no such file, or a line is not a pair.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # others' ends stand in tokens
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text in UTF-8: {error}") from None
+        raise UserError(f"{path} is not text in UTF-8: {error}") from None
     pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     for number, pair in enumerate(pairs):
         if len(pair) != 2:
@@ -202,7 +202,7 @@ def _by_id(entries: Iterable[tuple[Any, Any]], path: Path) -> list[Token]:
         try:
             found[int(id)] = _token(entry, path)
         except (TypeError, ValueError):
-            raise UserError(f"{path}: {entry!r} has the id {id!r}, which is no number") from None
+            raise UserError(f"{path}: {entry!r} has the id {id!r}, which is not a number") from None
     return [found[id] for id in sorted(found)]
 
 

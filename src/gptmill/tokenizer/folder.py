@@ -51,7 +51,7 @@ def load_stop_tokens(folder: Path, config: Mapping[str, Any] | None = None) -> l
     `config.json`, whose content a caller that has read it gives.
 
     Raises:
-        UserError: what is named is no id.
+        UserError: the value is not an id.
     """
     for name in ("generation_config.json", "config.json"):
         path = folder / name

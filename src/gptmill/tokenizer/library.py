@@ -189,7 +189,7 @@ def open_library(text: str, origin: str) -> Any:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # what panics in Rust is no Exception
-        raise UserError(f"{origin} is no tokenizer that can be read: {error}") from None
+        raise UserError(f"{origin} is not a tokenizer that can be read: {error}") from None
 
 
 def _token_bytes(token: str) -> bytes:

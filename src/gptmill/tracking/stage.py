@@ -38,7 +38,7 @@ class Stage:
         inputs: name and path of what the stage reads; hashed here.
         resume_run: `run_id` of a run that was cut off, to be reopened and gone on with.
         execution: what the run belongs to, if not to the pipeline's execution.
-        timings: where its times are written; `None` for what is no stage of the pipeline.
+        timings: where its times are written; `None` outside the pipeline's stages.
 
     Leaving without an exception ends the run as FINISHED, by Ctrl-C or SIGTERM as KILLED, by any
     other exception as FAILED. `timings/<name>.json` is written by a stage that finished.
@@ -85,7 +85,8 @@ class Stage:
     def metrics(self, values: dict[str, Any]) -> None:
         """Final metrics, flat: the execution gets them too, as `<stage>/<name>`.
 
-        What is no number (the judge's backend) becomes a tag of the same name; `None` is left out.
+        A value that is not a number (the judge's backend) becomes a tag of the same name; `None` is
+        left out.
         """
         self._summarise(values)
 

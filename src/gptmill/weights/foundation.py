@@ -14,7 +14,7 @@ from gptmill.weights.folder import load_language_model
 
 
 class Foundation(NamedTuple):
-    """A model to start from; `origin` tells exactly which bytes it is, for the provenance.
+    """A model to start from; `origin` says exactly which bytes it is, for the provenance.
     `stop_tokens` end its continuations; without any, the tokenizer's end of text does."""
 
     model: GPT2

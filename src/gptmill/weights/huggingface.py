@@ -48,7 +48,7 @@ def download(repository: str, revision: str = "", cache: Path | None = None) -> 
 
     Raises:
         UserError: no such repository or revision, no revision given and none pinned, no access,
-            no network and nothing in the cache, a file whose hash is not the one the hub tells.
+            no network and nothing in the cache, a file whose hash is not the hub's.
     """
     revision = revision or PINNED.get(repository, "")
     if not revision:

@@ -35,7 +35,7 @@ VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # protobuf wire types
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """Where a tensor is: bytes `offset` to `offset + size` of a shard; `crc` is masked."""
 
     dtype: int
@@ -71,7 +71,7 @@ class TensorBundle:
         """One tensor, its checksum verified: a copy-on-write view of the file."""
         entry = self.entries[name]
         if entry.dtype not in DTYPES:
-            _damaged(self.index, f"{name} has TensorFlow's dtype {entry.dtype}, which is no number")
+            _damaged(self.index, f"{name} has TensorFlow's dtype {entry.dtype}, not a number")
         dtype = DTYPES[entry.dtype]
         if int(np.prod(entry.shape, dtype=np.int64)) * dtype.itemsize != entry.size:
             _damaged(self.index, f"{name} has shape {list(entry.shape)} and {entry.size:,} bytes")
@@ -139,7 +139,7 @@ class _Table:
             at += fresh + length
 
 
-def _entry(data: bytes, name: str, path: Path) -> Entry:
+def _entry(data: bytes, name: str, path: Path) -> TensorEntry:
     """A `BundleEntryProto`: dtype 1, shape 2, shard 3, offset 4, size 5, crc32c 6, slices 7."""
     fields = _fields(data, path)
     if 7 in fields:
@@ -149,7 +149,7 @@ def _entry(data: bytes, name: str, path: Path) -> Entry:
         for number, dimension in _messages(fields.get(2, b""), path)
         if number == 2
     )
-    return Entry(
+    return TensorEntry(
         dtype=fields.get(1, 0),
         shape=shape,
         shard=fields.get(3, 0),

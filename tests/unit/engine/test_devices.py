@@ -64,7 +64,7 @@ def test_the_environment_decides(machine: pytest.MonkeyPatch) -> None:
         ("cuda", "'cuda', but PyTorch sees no CUDA device here"),
         ("cuda:1", "'cuda:1', but PyTorch sees no CUDA device here"),
         ("mps", "'mps', but PyTorch sees no MPS device here"),
-        ("gpu", "'gpu', which is no device"),
+        ("gpu", "'gpu', which is not a device"),
     ],
 )
 def test_a_device_that_is_not_there(machine: pytest.MonkeyPatch, name: str, told: str) -> None:

@@ -9,12 +9,12 @@ from gptmill.export import parity
 from gptmill.export.onnx import export_classifier, export_language_model
 from gptmill.export.parity import (
     Passage,
-    answered,
     classifier_reference,
-    halves,
+    instruction_passages,
     measure_classifier,
     measure_language_models,
     require_parity,
+    text_passages,
 )
 from gptmill.export.quantize import METHODS
 from gptmill.prompt import format_prompt
@@ -25,7 +25,7 @@ TEXTS = ["the cat sat", "the dog ran over", "hill and mat", "on the mat", "sat"]
 
 
 def test_a_faithful_export_agrees(language_model, language_model_onnx):
-    passages = halves(PROMPTS, language_model)
+    passages = text_passages(PROMPTS, language_model)
     (measured,) = measure_language_models(
         [language_model_onnx], language_model, passages, greedy_steps=64, threads=1
     )
@@ -45,7 +45,7 @@ def test_folders_side_by_side_measure_what_each_measures_alone(
     )
     export_language_model(make_language_model(seed=1), tmp_path / "other", opset=20)
     folders = [language_model_onnx, tmp_path / "rounded", tmp_path / "other"]
-    passages = halves(PROMPTS, language_model)
+    passages = text_passages(PROMPTS, language_model)
     together = measure_language_models(folders, language_model, passages, 10, threads=1)
     alone = [measure_language_models([f], language_model, passages, 10, 1)[0] for f in folders]
     assert together == alone
@@ -56,7 +56,7 @@ def test_a_bound_of_memory_changes_no_figure(
     language_model, make_language_model, tmp_path, monkeypatch
 ):
     export_language_model(make_language_model(seed=1), tmp_path / "other", opset=20)
-    folders, passages = [tmp_path / "other"], halves(PROMPTS, language_model)
+    folders, passages = [tmp_path / "other"], text_passages(PROMPTS, language_model)
     (whole,) = measure_language_models(folders, language_model, passages, 10, threads=1)
     monkeypatch.setattr(parity, "POSITIONS", 1)  # each prompt by itself
     (parts,) = measure_language_models(folders, language_model, passages, 10, threads=1)
@@ -65,7 +65,7 @@ def test_a_bound_of_memory_changes_no_figure(
 
 def test_another_models_weights_are_noticed(make_language_model, language_model, tmp_path):
     export_language_model(make_language_model(seed=1), tmp_path / "onnx", opset=20)
-    passages = halves(PROMPTS, language_model)
+    passages = text_passages(PROMPTS, language_model)
     (measured,) = measure_language_models(
         [tmp_path / "onnx"], language_model, passages, 10, threads=1
     )
@@ -77,13 +77,13 @@ def test_another_models_weights_are_noticed(make_language_model, language_model,
 
 
 def test_texts_of_one_token_measure_nothing(language_model, language_model_onnx):
-    passages = halves(["a"], language_model)
+    passages = text_passages(["a"], language_model)
     with pytest.raises(UserError, match="at least two tokens"):
         measure_language_models([language_model_onnx], language_model, passages, 4)
 
 
 def test_texts_are_cut_to_the_context_and_halved(language_model, tokenizer):
-    (passage,) = halves(["the cat sat on the mat and the dog ran " * 4], language_model)
+    (passage,) = text_passages(["the cat sat on the mat and the dog ran " * 4], language_model)
     assert len(passage.prompt) == len(passage.continuation) == 12
     ids = tokenizer.encode("the cat sat on the mat and the dog ran " * 4)
     assert passage.ids == ids[:24]
@@ -95,7 +95,7 @@ def test_entries_are_followed_by_their_answers(make_language_model, tokenizer):
     end = tokenizer.end_of_text
     prompt, answer = tokenizer.encode(format_prompt(entry, "phi3")), tokenizer.encode("the mat")
     too_long = {**entry, "output": "the hill " * 48}
-    assert answered([entry, too_long], folder) == [Passage(prompt, [*answer, end])]
+    assert instruction_passages([entry, too_long], folder) == [Passage(prompt, [*answer, end])]
 
 
 def test_perplexity_is_of_what_follows_the_prompt(language_model, language_model_onnx):

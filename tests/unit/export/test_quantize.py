@@ -6,14 +6,14 @@ from gptmill.errors import UserError
 from gptmill.export.onnx import export_classifier, export_language_model
 from gptmill.export.parity import (
     classifier_reference,
-    halves,
     measure_classifier,
     measure_language_models,
+    text_passages,
 )
 from gptmill.export.quantize import (
     METHODS,
-    faults,
     keep_within_budget,
+    outside_budget,
     quantize_blocks,
     quantize_columns,
     quantized,
@@ -54,7 +54,7 @@ def test_quantised_language_models_stay_close(
 ):
     folder = make_language_model(**changes)
     export_language_model(folder, tmp_path / "onnx", opset=20, layers=quantized(method))
-    passages = halves(PROMPTS, folder)
+    passages = text_passages(PROMPTS, folder)
     (measured,) = measure_language_models([tmp_path / "onnx"], folder, passages, 4, threads=1)
     # Logits here have a deviation of about 3; 8 bits are closer than 4.
     assert 0 < measured["max_abs_difference"] < largest
@@ -100,13 +100,13 @@ def test_an_unknown_method_is_refused():
 )
 def test_outside_the_budget(change):
     measured = {f"lm/{key}": value for key, value in {**INSIDE, **change}.items()}
-    (fault,) = faults(BUDGET, measured, "lm/")
+    (fault,) = outside_budget(BUDGET, measured, "lm/")
     assert fault.startswith(f"{next(iter(change))} is ")
 
 
 def test_the_budget_itself_is_inside():
-    assert faults(BUDGET, {"perplexity_increase": 0.01, "greedy_agreement": 0.9}) == []
-    assert faults(BUDGET, {"accuracy_loss": -0.2}) == []
+    assert outside_budget(BUDGET, {"perplexity_increase": 0.01, "greedy_agreement": 0.9}) == []
+    assert outside_budget(BUDGET, {"accuracy_loss": -0.2}) == []
 
 
 @pytest.mark.parametrize("published", [True, False])

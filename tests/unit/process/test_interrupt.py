@@ -36,7 +36,7 @@ class TestBoth:
             "with in_order('pretrain'):\n"
             f"  keeps('the checkpoint of step 400')\n  {READY}  time.sleep(20)\n"
         )
-        kept = "the checkpoint of step 400 is kept, and the same command goes on from there"
+        kept = "the checkpoint of step 400 is kept, and the same command continues from there"
         assert stopped(code, number) == (status, f"\npretrain {word}: {kept}\n")
 
     def test_before_anything_began(self, number: int, status: int, word: str) -> None:

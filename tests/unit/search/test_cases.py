@@ -70,7 +70,7 @@ def test_merging_leaves_the_tree_alone() -> None:
 def test_a_file_says_what_is_wrong_with_it(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text("name: x\ncases: {a: {pretrain.steps: 3}}\nseeds: [1]\nstages: pretrain\n")
-    with pytest.raises(UserError, match=r"is no sweep:\n  stages: Extra inputs"):
+    with pytest.raises(UserError, match=r"is not a sweep:\n  stages: Extra inputs"):
         read_sweep(path)
     path.write_text("name: x\ncases: {a: {pretrain.optimizer.learning_rate: 1e-3}}\nseeds: [1]\n")
     assert read_sweep(path).cases["a"]["pretrain.optimizer.learning_rate"] == 0.001
