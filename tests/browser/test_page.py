@@ -1,9 +1,12 @@
 """The server's page in Chromium, over tiny models with random weights and a real server."""
 
+import csv
+import json
 import math
 import re
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -323,3 +326,51 @@ def test_a_locked_server_asks_for_its_key(open_page: OpenPage, start: Callable) 
         finished(page)
         page.reload()
         expect(page.locator("#send")).to_be_enabled()  # the tab knows the key
+
+
+def test_a_conversation_is_saved_as_json(chat: Page, running: Running) -> None:
+    """What is saved is enough to get the same answer again."""
+    with chat.expect_download() as download:
+        chat.get_by_role("button", name="Save as JSON").click()
+    assert download.value.suggested_filename == "conversation.json"
+    [turn] = json.loads(Path(download.value.path()).read_text())["turns"]
+    body = {name: turn[name] for name in ("model", "options", "messages")}
+    again = posted(running, "/api/chat", {**body, "stream": False})
+    assert again["message"]["content"] == turn["answer"] and turn["options"]["seed"] >= 0
+    chat.get_by_role("button", name="Start over").click()
+    expect(chat.get_by_role("button", name="Save as JSON")).to_be_disabled()
+
+
+def test_a_dropped_table_comes_back_with_labels(
+    open_page: OpenPage, running: Running, tmp_path: Path
+) -> None:
+    """As `/classify` labels its texts, and as Python's own reader of CSV reads it."""
+    rows = [["1", 'the "cat", sat'], ["2", ""], ["3", "on\nthe mat"], ["4", "hill"]]
+    table = tmp_path / "mine.csv"
+    with table.open("w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file).writerows([["id", "text"], *rows])
+    page = opened(open_page, running)
+    page.get_by_role("tab", name="Classify").click()
+    dropped = page.evaluate_handle(
+        "text => { const all = new DataTransfer(); all.items.add(new File([text], 'mine.csv'));"
+        " return all; }",
+        table.read_bytes().decode(),
+    )
+    page.dispatch_event("#classify", "drop", {"dataTransfer": dropped})
+    expect(page.get_by_label("Column to read")).to_have_value("1")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download with labels").click()
+    assert download.value.suggested_filename == "mine-labelled.csv"
+    with Path(download.value.path()).open(newline="", encoding="utf-8") as file:
+        head, *labelled = csv.reader(file)
+    assert head == ["id", "text", "label", "probability"]
+    assert [row[:2] for row in labelled] == rows and labelled[1][2:] == ["", ""]
+    for _, text, label, probability in labelled:
+        if text:
+            expected = posted(running, "/classify", {"text": text})
+            assert label == expected["label"]
+            assert float(probability) == pytest.approx(expected["probabilities"][label], abs=1e-6)
+    expect(page.locator("#labelled")).to_have_text("3 texts labelled, 1 empty")
+    page.get_by_label("Or a CSV file").set_input_files(table)
+    expect(page.locator("#labelled")).to_have_text("mine.csv: 4 rows")
+    picture(page, "table")

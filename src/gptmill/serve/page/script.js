@@ -15,6 +15,7 @@ let tab = "write";
 let messages = []; // of the conversation, as /api/chat takes them
 let running = null; // AbortController of the answer under way
 let answers = []; // one list of tokens for each answer
+let saved = []; // what "Save as JSON" writes: each question with what it was asked with
 let looked = null; // { answer, at }: the token whose candidates are shown
 
 function element(name, { className = "", text, ...attributes } = {}, ...children) {
@@ -141,7 +142,11 @@ async function ask(text) {
     for await (const line of lines(response)) {
       if (line.error) throw new Error(line.error);
       addPiece(turn, chat ? line.message.content : line.response, line.logprobs);
-      if (line.done) finish(turn, line, options.seed);
+      if (line.done) {
+        finish(turn, line, options.seed);
+        saved.push({ model: name, options, ...what, answer: turn.text, done_reason: line.done_reason });
+        $("save").disabled = false;
+      }
     }
     if (!turn.done) throw new Error("the answer was cut off");
   } catch (error) {
@@ -315,6 +320,8 @@ function clear() {
   running?.abort();
   messages = [];
   answers = [];
+  saved = [];
+  $("save").disabled = true;
   looked = null;
   $("log").replaceChildren($("welcome"));
   $("welcome").hidden = false;
@@ -361,6 +368,73 @@ function verdict(text, { label, probabilities }) {
   return verdict;
 }
 
+// --- a table
+
+let table = null; // { name, rows }: the file that was chosen, its first row the names of columns
+
+// RFC 4180: cells in quotes may hold commas, line ends and doubled quotes.
+function parseTable(text) {
+  const rows = [[""]];
+  let quoted = false;
+  const cells = text.replace(/^\uFEFF/, "").matchAll(/""|"|,|\r?\n|[^",\r\n]+|\r/g);
+  for (const [part] of cells) {
+    const row = rows.at(-1);
+    if (part === '"') quoted = !quoted;
+    else if (quoted || ![",", "\n", "\r\n"].includes(part)) {
+      // Outside quotes two of them are an empty cell.
+      row[row.length - 1] += part !== '""' ? part : quoted ? '"' : "";
+    } else if (part === ",") row.push("");
+    else rows.push([""]);
+  }
+  return rows.filter((row) => row.length > 1 || row[0] !== "");
+}
+
+const cell = (value) => (/[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
+
+async function openTable(file) {
+  const rows = parseTable(await file.text());
+  const usable = rows.length > 1;
+  table = usable ? { name: file.name, rows } : null;
+  $("columns").hidden = !usable;
+  $("labelled").textContent = usable ? `${file.name}: ${rows.length - 1} rows` : `${file.name} has no rows below its first`;
+  if (!usable) return;
+  $("column").replaceChildren(...rows[0].map((name, at) => new Option(name || `column ${at + 1}`, at)));
+  $("column").value = Math.max(0, rows[0].findIndex((name) => /^(text|message|sentence|content)$/i.test(name)));
+}
+
+const TOGETHER = 256; // texts of one request
+
+async function classifyTable(event) {
+  event.preventDefault();
+  const [head, ...rows] = table.rows;
+  const texts = rows.map((row) => row[Number($("column").value)] ?? "");
+  const asked = texts.flatMap((text, at) => (text.trim() ? [at] : [])); // an empty one gets no label
+  const labels = texts.map(() => ["", ""]);
+  $("label-table").disabled = true;
+  try {
+    for (let first = 0; first < asked.length; first += TOGETHER) {
+      const part = asked.slice(first, first + TOGETHER);
+      const body = { model: model().name, texts: part.map((at) => texts[at]) };
+      const { results } = await (await post("classify", body)).json();
+      results.forEach(({ label, probabilities }, i) => { labels[part[i]] = [label, String(probabilities[label])]; });
+      $("labelled").textContent = `${Math.min(first + TOGETHER, asked.length)} of ${asked.length} texts labelled`;
+    }
+    const lines = [[...head, "label", "probability"], ...rows.map((row, at) => [...row, ...labels[at]])];
+    const text = lines.map((row) => `${row.map(cell).join(",")}\r\n`).join("");
+    download(table.name.replace(/(\.csv)?$/i, "-labelled.csv"), text, "text/csv");
+    $("labelled").textContent = `${asked.length} texts labelled, ${texts.length - asked.length} empty`;
+  } catch (error) {
+    $("labelled").replaceChildren(element("span", { className: "fault", role: "alert", text: error.message }));
+  }
+  $("label-table").disabled = false;
+}
+
+function download(name, text, type) {
+  const address = URL.createObjectURL(new Blob([text], { type }));
+  element("a", { href: address, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 1000);
+}
+
 // --- what a person does
 
 function showValues() {
@@ -392,6 +466,17 @@ $("controls").addEventListener("submit", (event) => event.preventDefault());
 $("controls").addEventListener("input", showValues);
 $("controls").addEventListener("reset", () => setTimeout(showValues));
 $("judge").addEventListener("submit", classify);
+$("save").addEventListener("click", () => {
+  const about = { saved_at: new Date().toISOString(), server: location.origin, turns: saved };
+  download("conversation.json", `${JSON.stringify(about, null, 2)}\n`, "application/json");
+});
+$("table").addEventListener("submit", classifyTable);
+$("file").addEventListener("change", () => { if ($("file").files[0]) openTable($("file").files[0]); });
+$("classify").addEventListener("dragover", (event) => event.preventDefault());
+$("classify").addEventListener("drop", (event) => {
+  event.preventDefault();
+  if (event.dataTransfer.files[0]) openTable(event.dataTransfer.files[0]);
+});
 $("unlock").addEventListener("submit", (event) => {
   event.preventDefault();
   sessionStorage.setItem("key", $("key").value.trim());
