@@ -13,11 +13,9 @@ from hypothesis import strategies as st
 
 from gptmill import params
 from gptmill.card import ModelCard
-from gptmill.data.archive import member_sha256
 from gptmill.data.cleaning import clean_gutenberg
 from gptmill.data.corpus import documents
 from gptmill.data.instructions import read_instructions
-from gptmill.data.manifest import Entry, destination_names, read_manifest
 from gptmill.data.own_corpus import write_own_corpus
 from gptmill.data.own_files import LeftOut
 from gptmill.data.own_instructions import write_own_instructions
@@ -25,6 +23,8 @@ from gptmill.data.own_labelled import write_own_labelled
 from gptmill.data.splits import plan_splits
 from gptmill.data.tokens import TokenSplit, write_tokens
 from gptmill.evaluate.fewshot import read_task
+from gptmill.fetch.archive import member_sha256
+from gptmill.fetch.manifest import RemoteFile, destination_names, read_manifest
 from gptmill.judge.answers import read_answers
 from gptmill.model.config import GPT2Config
 from gptmill.model.gpt2 import GPT2
@@ -151,7 +151,7 @@ LAYOUTS += [{"prompt": "a", "completion": "b"}]
 MANIFEST = [{"url": "http://x/a.txt", "bytes": 3, "sha256": "0" * 64}]
 TASK = '{"text": "good", "label": "yes"}\n{"text": "bad", "label": "no"}\n'
 ROWS = [{"text": f"a text of number {n}", "label": "spam" if n % 3 else "ham"} for n in range(9)]
-SMS = Entry("http://x/some.zip", 1, "0" * 64, "SMSSpamCollection", "0" * 64)
+SMS = RemoteFile("http://x/some.zip", 1, "0" * 64, "SMSSpamCollection", "0" * 64)
 SWEEP = {"name": "a", "cases": {"b": {"pretrain.steps": 3}}, "seeds": [1, 2]}
 RATE = "pretrain.optimizer.learning_rate"
 SEARCH = {
