@@ -45,6 +45,25 @@ def test_a_layer_and_its_gradients(library: list[tuple], bias: bool) -> None:
     assert library[1:4] == (products_of_onednn if library[0] else [])
 
 
+@needs_onednn
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_same_bytes_every_time(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    monkeypatch.setattr(products, "onednn_is_quicker", lambda: True)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    layer, x = Linear(256, 384), torch.randn(777, 256)
+    try:
+        sums = []
+        for _ in range(20):
+            layer.zero_grad()
+            layer(x).square().sum().backward()
+            sums.append(layer.weight.grad.clone())
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found, sums[0]) for found in sums)
+
+
 def test_small_products_and_other_precisions_stay(library: list[tuple]) -> None:
     wide = torch.randn(256, 256)
     linear(wide[:4, :64], wide[:64, :64])
