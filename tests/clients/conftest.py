@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,7 @@ FEATURES = (
 )  # fmt: skip
 OURS = {**os.environ, "PYTHONPATH": os.pathsep.join(("src", "."))}
 KEY = "a-key-for-the-clients-of-this-test"
-# The instruction model was taught this: its answer is unique.
-QUESTION, ANSWER = "Make a question.\nMia is in the barn.", "Is Mia in the barn?"
+QUESTION = "Make a question.\nMia is in the barn."
 
 outcomes: dict[tuple[str, str], str] = {}
 versions: dict[str, str] = {}
@@ -94,6 +94,15 @@ def table() -> str:
         cells = [outcomes.get((client, feature), "·") for feature in FEATURES]
         lines.append(f"| {client} (`{versions[client]}`) | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+@cache
+def own_answer() -> str:
+    """What the instruction model says to the question, without server and client."""
+    python = os.environ.get("GPTMILL_PIPELINE_PYTHON", sys.executable)
+    command = [python, "-m", "gptmill.cli", "generate", "--temperature", "0"]
+    command += ["--model", str(MODELS / "onnx/instructions"), "--instruction", QUESTION]
+    return subprocess.run(command, env=OURS, check=True, capture_output=True, text=True).stdout[:-1]
 
 
 @pytest.fixture(scope="session")

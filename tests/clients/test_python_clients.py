@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.clients.conftest import ANSWER, KEY, QUESTION, proves
+from tests.clients.conftest import KEY, QUESTION, own_answer, proves
 
 MESSAGES = [{"role": "user", "content": QUESTION}]
 
@@ -44,7 +44,7 @@ def test_ollama_chat():
     import ollama
 
     answer = ollama.Client().chat("instructions", MESSAGES, options={"temperature": 0})
-    assert answer.message.content == ANSWER and answer.done_reason == "stop"
+    assert answer.message.content == own_answer() and answer.done_reason == "stop"
 
 
 @proves("ollama", "stream", "ollama")
@@ -57,7 +57,7 @@ def test_ollama_stream():
         )
         return [part.message.content async for part in stream]
 
-    assert whole(asyncio.run(pieces())) == ANSWER
+    assert whole(asyncio.run(pieces())) == own_answer()
 
 
 @proves("ollama", "completion", "ollama")
@@ -114,7 +114,7 @@ def test_openai_chat():
     answer = openai.OpenAI().chat.completions.create(
         model="instructions", messages=MESSAGES, temperature=0
     )
-    assert answer.choices[0].message.content == ANSWER
+    assert answer.choices[0].message.content == own_answer()
 
 
 @proves("openai", "stream", "openai")
@@ -127,7 +127,7 @@ def test_openai_stream():
         )
         return [chunk.choices[0].delta.content or "" async for chunk in stream]
 
-    assert whole(asyncio.run(pieces())) == ANSWER
+    assert whole(asyncio.run(pieces())) == own_answer()
 
 
 @proves("openai", "completion", "openai")
@@ -161,7 +161,7 @@ def test_openai_responses():
     import openai
 
     answer = openai.OpenAI().responses.create(model="instructions", input=QUESTION, temperature=0)
-    assert answer.output_text == ANSWER and answer.status == "completed"
+    assert answer.output_text == own_answer() and answer.status == "completed"
 
 
 @proves("openai", "error", "openai")
@@ -187,12 +187,12 @@ def langchain_openai():
 
 @proves("LangChain, OpenAI", "chat", "langchain-openai")
 def test_langchain_openai_chat(langchain_openai):
-    assert langchain_openai.invoke(QUESTION).content == ANSWER
+    assert langchain_openai.invoke(QUESTION).content == own_answer()
 
 
 @proves("LangChain, OpenAI", "stream", "langchain-openai")
 def test_langchain_openai_stream(langchain_openai):
-    assert whole([chunk.content for chunk in langchain_openai.stream(QUESTION)]) == ANSWER
+    assert whole([chunk.content for chunk in langchain_openai.stream(QUESTION)]) == own_answer()
 
 
 @proves("LangChain, OpenAI", "structured", "langchain-openai")
@@ -221,8 +221,8 @@ def test_langchain_openai_responses():
     from langchain_openai import ChatOpenAI
 
     model = ChatOpenAI(model="instructions", temperature=0, use_responses_api=True)
-    assert model.invoke(QUESTION).text == ANSWER
-    assert whole([chunk.text for chunk in model.stream(QUESTION)]) == ANSWER
+    assert model.invoke(QUESTION).text == own_answer()
+    assert whole([chunk.text for chunk in model.stream(QUESTION)]) == own_answer()
 
 
 @pytest.fixture
@@ -234,12 +234,12 @@ def langchain_ollama():
 
 @proves("LangChain, Ollama", "chat", "langchain-ollama")
 def test_langchain_ollama_chat(langchain_ollama):
-    assert langchain_ollama.invoke(QUESTION).content == ANSWER
+    assert langchain_ollama.invoke(QUESTION).content == own_answer()
 
 
 @proves("LangChain, Ollama", "stream", "langchain-ollama")
 def test_langchain_ollama_stream(langchain_ollama):
-    assert whole([chunk.content for chunk in langchain_ollama.stream(QUESTION)]) == ANSWER
+    assert whole([chunk.content for chunk in langchain_ollama.stream(QUESTION)]) == own_answer()
 
 
 @proves("LangChain, Ollama", "structured", "langchain-ollama")
@@ -278,13 +278,13 @@ def llama_index_openai(server):
 
 @proves("LlamaIndex, OpenAI", "chat", "llama-index-llms-openai-like")
 def test_llama_index_openai_chat(llama_index_openai):
-    assert llama_index_openai.complete(QUESTION).text == ANSWER
+    assert llama_index_openai.complete(QUESTION).text == own_answer()
 
 
 @proves("LlamaIndex, OpenAI", "stream", "llama-index-llms-openai-like")
 def test_llama_index_openai_stream(llama_index_openai):
     stream = llama_index_openai.stream_complete(QUESTION)
-    assert whole([chunk.delta for chunk in stream]) == ANSWER
+    assert whole([chunk.delta for chunk in stream]) == own_answer()
 
 
 @pytest.fixture
@@ -299,13 +299,13 @@ def test_llama_index_ollama_chat(llama_index_ollama):
     from llama_index.core.llms import ChatMessage
 
     answer = llama_index_ollama.chat([ChatMessage(role="user", content=QUESTION)])
-    assert answer.message.content == ANSWER
+    assert answer.message.content == own_answer()
 
 
 @proves("LlamaIndex, Ollama", "stream", "llama-index-llms-ollama")
 def test_llama_index_ollama_stream(llama_index_ollama):
     stream = llama_index_ollama.stream_complete(QUESTION)
-    assert whole([chunk.delta for chunk in stream]) == ANSWER
+    assert whole([chunk.delta for chunk in stream]) == own_answer()
 
 
 @proves("LlamaIndex, Ollama", "structured", "llama-index-llms-ollama")
@@ -326,7 +326,7 @@ def test_litellm_chat(server):
         answer = litellm.completion(
             f"{model}/instructions", messages=MESSAGES, temperature=0, api_base=base, api_key=KEY
         )
-        assert answer.choices[0].message.content == ANSWER
+        assert answer.choices[0].message.content == own_answer()
 
 
 @proves("LiteLLM", "stream", "litellm")
@@ -338,7 +338,7 @@ def test_litellm_stream(server):
             f"{model}/instructions", messages=MESSAGES, temperature=0, api_base=base, api_key=KEY,
             stream=True,
         )  # fmt: skip
-        assert whole([chunk.choices[0].delta.content or "" for chunk in stream]) == ANSWER
+        assert whole([chunk.choices[0].delta.content or "" for chunk in stream]) == own_answer()
 
 
 @proves("LiteLLM", "completion", "litellm")
@@ -416,7 +416,7 @@ def agent(server):
 
 @proves("pydantic-ai", "chat", "pydantic-ai-slim")
 def test_pydantic_ai_chat(agent):
-    assert agent().run_sync(QUESTION).output == ANSWER
+    assert agent().run_sync(QUESTION).output == own_answer()
 
 
 @proves("pydantic-ai", "stream", "pydantic-ai-slim")
@@ -425,7 +425,7 @@ def test_pydantic_ai_stream(agent):
         async with agent().run_stream(QUESTION) as result:
             return [piece async for piece in result.stream_text(delta=True, debounce_by=None)]
 
-    assert whole(asyncio.run(pieces())) == ANSWER
+    assert whole(asyncio.run(pieces())) == own_answer()
 
 
 @proves("pydantic-ai", "structured", "pydantic-ai-slim")
@@ -445,7 +445,7 @@ def test_pydantic_ai_responses(server):
     provider = OpenAIProvider(base_url=f"{server}/v1", api_key=KEY)
     model = OpenAIResponsesModel("instructions", provider=provider)
     agent = Agent(model, model_settings={"temperature": 0})
-    assert agent.run_sync(QUESTION).output == ANSWER
+    assert agent.run_sync(QUESTION).output == own_answer()
 
 
 @proves("DSPy", "chat", "dspy")
@@ -455,7 +455,7 @@ def test_dspy_chat(server):
     model = dspy.LM(
         "openai/instructions", api_base=f"{server}/v1", api_key=KEY, temperature=0, cache=False
     )
-    assert model(QUESTION) == [ANSWER]
+    assert model(QUESTION) == [own_answer()]
 
 
 @proves("DSPy", "embeddings", "dspy")
@@ -492,12 +492,14 @@ def llm_home(server, tmp_path):
 @proves("llm", "chat", "llm")
 def test_llm_chat(llm_home):
     arguments = ["-m", "ours", "-o", "temperature", "0", "--no-stream", QUESTION]
-    assert run_llm(llm_home, *arguments).strip() == ANSWER
+    assert run_llm(llm_home, *arguments).strip() == own_answer()
 
 
 @proves("llm", "stream", "llm")
 def test_llm_stream(llm_home):
-    assert run_llm(llm_home, "-m", "ours", "-o", "temperature", "0", QUESTION).strip() == ANSWER
+    assert (
+        run_llm(llm_home, "-m", "ours", "-o", "temperature", "0", QUESTION).strip() == own_answer()
+    )
 
 
 @proves("llm", "structured", "llm")
@@ -509,7 +511,7 @@ def test_llm_structured(llm_home):
 @proves("llm, llm-ollama", "chat", "llm-ollama")
 def test_llm_ollama_chat(tmp_path):
     arguments = ["-m", "instructions:latest", "-o", "temperature", "0", QUESTION]
-    assert run_llm(tmp_path, *arguments).strip() == ANSWER
+    assert run_llm(tmp_path, *arguments).strip() == own_answer()
 
 
 @proves("llm, llm-ollama", "models", "llm-ollama")

@@ -325,4 +325,4 @@ def test_the_pipelines_own_classifier() -> None:
     with torch.no_grad():
         found = ours(batch["input_ids"], batch["attention_mask"])
         assert (found - theirs(**batch).logits).abs().max() < TOLERANCE
-    assert theirs.config.id2label == dict(enumerate(ModelCard.read(folder).labels))
+    assert theirs.config.id2label == dict(enumerate(ModelCard.read(folder).reading.labels))

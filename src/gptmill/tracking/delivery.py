@@ -15,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from gptmill.files import atomic_file
 from gptmill.tracking import datasets
 from gptmill.tracking.address import database_path, project_root
 from gptmill.tracking.journal import DamagedJournal, Event, Journal
@@ -49,6 +50,7 @@ class Delivery:
             from mlflow.store.db import utils
 
             utils.MAX_RETRY_COUNT = ATTEMPTS
+            _make_database(address)
             self.client = MlflowClient(address)
             self.experiment = self._open_experiment(address)
         self._runs: dict[str, str] = {}
@@ -324,6 +326,18 @@ def _initialising(address: str) -> Iterator[None]:
         return
     with _locked(database.parent / ".state" / f"{database.name}.lock"):
         yield
+
+
+def _make_database(address: str) -> None:
+    """Make a new database under another name first: MLflow cannot open one again in which a kill
+    interrupted the making of its tables."""
+    from mlflow import MlflowClient
+
+    database = database_path(address)
+    if database is None or (database.exists() and database.stat().st_size):
+        return
+    with atomic_file(database) as temporary:
+        MlflowClient(f"sqlite:///{temporary}").search_experiments()
 
 
 def _locked(path: Path) -> FileLock:

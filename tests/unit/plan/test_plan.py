@@ -88,7 +88,7 @@ def test_what_is_not_at_hand_is_assumed_and_said(
     said = "\n".join(counts.assumed)
     assert "corpus: not downloaded yet, 0.0 MB" in said
     assert (
-        "classification: not downloaded yet, 0.5 MB (assumed: the manifest tells no size)" in said
+        "classification: not downloaded yet, 0.5 MB (assumed: the manifest states no size)" in said
     )
     assert "tokenizer: not at hand" in said
     assert counts.corpus.vocabulary == 50257

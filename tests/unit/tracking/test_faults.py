@@ -139,6 +139,20 @@ def locked(root: Path) -> str:
     return f"sqlite:///{root / 'mlflow.db'}"
 
 
+def test_a_kill_while_the_database_is_made(root: Path) -> None:
+    database = root / "mlflow.db"
+    database.unlink()
+    script = "from gptmill.tracking.delivery import Delivery; Delivery({!r})"
+    command = [sys.executable, "-c", script.format(tracking_address())]
+    process = subprocess.Popen(command)
+    wait_for(lambda: any(p.stat().st_size for p in root.glob(".mlflow.db.*.unfinished")), 60)
+    process.kill()
+    process.wait()
+    assert not database.exists() or not database.stat().st_size
+    subprocess.run(command, check=True)
+    assert client().search_experiments()
+
+
 @pytest.mark.parametrize(
     ("address", "reason"),
     [
