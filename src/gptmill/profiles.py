@@ -54,6 +54,7 @@ def _with_profile(name: str, path: Path) -> str:
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 1000  # leave lines as they are
+    read_yaml(path)  # says what is wrong with it
     document = yaml.load(path.read_text(encoding="utf-8"))
     for overlay in dict.fromkeys(("calibration", name)):
         _overlay(document, read_yaml(PROFILES / f"{overlay}.yaml"))

@@ -18,9 +18,10 @@ from gptmill.versions import VERSIONS_FILE
 
 # Each room and its floor; an import may go to a lower floor, or stay in its own room.
 FLOORS = {
-    "errors": 0, "git": 0, "files": 1, "sources": 1, "sampling_options": 1, "sampling_section": 1.5,
-    "batching": 1, "shapes": 2, "closure": 2, "params": 2, "prompt": 2, "reading": 2,
-    "tokenizer": 2, "conversation": 2.5, "profiles": 3, "meanings": 3, "model": 3, "card": 4,
+    "errors": 0, "git": 0, "files": 1, "likelihood": 1, "sources": 1, "sampling_options": 1,
+    "sampling_section": 1.5, "batching": 1, "shapes": 2, "closure": 2, "params": 2, "prompt": 2,
+    "reading": 2, "tokenizer": 2, "conversation": 2.5, "profiles": 3, "meanings": 3,
+    "model": 3, "card": 4,
     "dvc": 3, "versions": 3, "process": 3.5, "fetch": 3.8,
     "embedded": 2, "engine": 4, "data": 4, "weights": 5, "generate": 5, "diagnosis": 2,
     "evaluate": 5.5, "tasks": 6, "runtime": 6, "export": 7, "judge": 7, "tracking": 7, "study": 7,

@@ -80,7 +80,10 @@ def _json_documents(path: Path) -> Iterator[Document]:
             try:
                 value = json.loads(line)
                 text, nats = value["text"], value["nats"]
+                if not isinstance(text, str) or not isinstance(nats, float | int | None):
+                    raise TypeError("text is not a text, or nats not a number")
+                text.encode()  # a ValueError of half a surrogate pair
                 text = text if nats is not None else clean_gutenberg(text)
                 yield Document(value["id"], text, nats, value.get("split"))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise UserError(f"{path}, line {number} is not a document: {error!r}") from None

@@ -143,7 +143,7 @@ def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
             for name, feature in features.items()
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
         }
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
 
 

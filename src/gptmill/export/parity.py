@@ -3,7 +3,6 @@
 Shapes: B batch, T tokens, V vocabulary, K labels.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from gptmill.card import ModelCard
 from gptmill.errors import UserError
 from gptmill.generate.loop import Decoder
 from gptmill.generate.torch_decoder import TorchDecoder
+from gptmill.likelihood import perplexity
 from gptmill.model.gpt2 import GPT2
 from gptmill.prompt import format_prompt, format_response
 from gptmill.reading import mean_of_pieces, softmax
@@ -251,7 +251,7 @@ def _whole_passages(
             differences.append(_largest(logits - theirs))
             surprises.append(_nats(logits[rows], passage.continuation))
         nats.append(surprises)
-    reference, *perplexities = (math.exp(row.mean()) for row in np.concatenate(nats, axis=1))
+    reference, *perplexities = (perplexity(row.mean()) for row in np.concatenate(nats, axis=1))
     largest = np.reshape(differences, (len(passages), -1)).max(axis=0)
     return largest, np.array(perplexities), reference
 

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from gptmill.likelihood import perplexity
 from gptmill.report.charts import figure
 from gptmill.report.graph import duration
-from gptmill.report.read import Results, perplexity
+from gptmill.report.read import Results
 from gptmill.shapes import read_json_as
 
 OVER_FLOOR = 0.10  # the project's own targets, as the README states them

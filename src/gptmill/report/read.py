@@ -1,7 +1,6 @@
 """What the pipeline left to be read; what is absent stays absent."""
 
 import csv
-import math
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +49,3 @@ class Results:
         return {
             path.stem: read_json(path, dict) for path in sorted((self.root / folder).glob("*.json"))
         }
-
-
-def perplexity(loss: float) -> float:
-    """exp of a loss in nats."""
-    return math.exp(loss)

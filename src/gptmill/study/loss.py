@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from gptmill.likelihood import perplexity
 from gptmill.model.gpt2 import GPT2
 from gptmill.study.draw import COLOURS, bars, panels
 from gptmill.study.finding import Finding, small
@@ -58,10 +59,10 @@ def cross_entropy(
         "Cross-entropy from first principles",
         f"The mean of −ln p over {len(chances)} targets is {loss:.3f}, PyTorch's cross-entropy "
         f"(apart by {small(abs(loss - library))}); exp of it, a perplexity of "
-        f"{math.exp(loss):.1f}, is as if choosing among so many tokens evenly. An untrained "
+        f"{perplexity(loss):.1f}, is as if choosing among so many tokens evenly. An untrained "
         f"model has {untrained:.2f}, near ln {vocabulary:,} = {uniform:.2f} (GPT-2's ln 50,257 = "
         f"{math.log(GPT2_VOCABULARY):.2f}){told}",
-        {"loss": loss, "perplexity": math.exp(loss), "difference_to_library": abs(loss - library),
+        {"loss": loss, "perplexity": perplexity(loss), "difference_to_library": abs(loss - library),
          "untrained_loss": untrained, "uniform_loss": uniform},
         [{"token": t, "probability": p, "log": log}
          for t, p, log in zip(labels[1:], chances.tolist(), logs.tolist())],

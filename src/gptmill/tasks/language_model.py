@@ -19,6 +19,7 @@ from gptmill.data.tokens import TokenSplit, WindowSampler
 from gptmill.engine.batches import ShuffledBatches
 from gptmill.engine.runtime import Runtime
 from gptmill.engine.state import Batches
+from gptmill.likelihood import perplexity
 from gptmill.tokenizer import Tokenizer
 
 EVALUATION_TOKENS = 8192  # tokens in one forward pass without gradients
@@ -107,7 +108,7 @@ class Likelihood:
         bits = self.nats / math.log(2)
         found = {
             f"{prefix}loss": self.loss,
-            f"{prefix}perplexity": math.exp(self.loss),
+            f"{prefix}perplexity": perplexity(self.loss),
             f"{prefix}bits_per_token": bits / self.tokens,
         }
         if self.unknown:

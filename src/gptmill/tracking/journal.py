@@ -222,7 +222,7 @@ def _event(line: bytes) -> Event | None:
         return None
     try:
         event = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     whole = isinstance(event, dict) and isinstance(event.get("kind"), str) and "time" in event
     return event if whole else None
