@@ -130,13 +130,22 @@ def test_a_long_prompt_is_read_between_the_steps_of_others(start_engine, generat
     engine = start_engine()
     done = []
     step, extend = engine._decoder.step, engine._entrance.extend
-    monkeypatch.setattr(engine._decoder, "step", lambda ids: done.append("step") or step(ids))
+    both = threading.Event()  # a quick engine would be done with the first before the second comes
+
+    def counted(ids):
+        if done.count("step") > 5:
+            both.wait(20)
+        done.append("step")
+        return step(ids)
+
+    monkeypatch.setattr(engine._decoder, "step", counted)
     monkeypatch.setattr(engine._entrance, "extend", lambda ids: done.append(ids) or extend(ids))
     ids = generator.tokenizer.encode("the cat sat on the mat " * 40)[:80]
     first = Listener(engine, [1, 2], SamplingOptions(max_new_tokens=60))
     shown = first.events.get(timeout=20).text  # it runs
     options = SamplingOptions(max_new_tokens=5, temperature=2.0, seed=3)
     second = Listener(engine, ids, options)
+    both.set()
     assert second.result()[0] == generator.generate([ids], options)[0].text
     alone = generator.generate([[1, 2]], SamplingOptions(max_new_tokens=60))[0]
     assert shown + first.result()[0] == alone.text
