@@ -47,7 +47,12 @@ def write_own_instructions(
         values = read_rows(file, encoding)
         rows = [value if isinstance(value, dict) else {} for value in values]
         for value, split in zip(values, row_splits(file, rows)):
-            entry, split = read_entry(value, left_out), splits.get(file, split)
+            split = splits.get(file, split)
+            try:
+                entry = read_entry(value, left_out)
+            except RecursionError:  # nested deeper than the stack
+                entry = None
+                left_out.records[NOT_READ] += 1
             if entry is not None:
                 entries.append(entry | ({"split": split} if split else {}))
     if not entries:

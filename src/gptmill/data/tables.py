@@ -123,10 +123,14 @@ def _parquet(path: Path) -> list[Row]:
 
     try:
         table = pq.read_table(io.BytesIO(read_bytes(path)))
-    except (pa.ArrowException, OSError) as error:  # OSError is what a damaged page raises
+        rows = table.to_pylist()
+    except (
+        pa.ArrowException,
+        OSError,
+        UnicodeDecodeError,
+    ) as error:  # a damaged page is an OSError
         raise UserError(f"{path} is not Parquet: {error}") from None
     names = _class_names(table.schema.metadata or {})
-    rows = table.to_pylist()
     for column, labels in names.items():
         for row in rows:
             if isinstance(row.get(column), int) and 0 <= row[column] < len(labels):
@@ -166,6 +170,8 @@ def _delimited(path: Path, text: str, header: bool) -> list[Row]:
             f"{path}, record {several + 1}: a quotation mark opens a cell that swallows lines and "
             "is not closed as CSV wants it; double it inside quotation marks, or remove it"
         )
+    if not records:
+        return []
     names = records[0] if header else [str(i + 1) for i in range(max(map(len, records)))]
     named = [name.strip() for name in names if name.strip()]
     twice = next((name for name in named if named.count(name) > 1), None)

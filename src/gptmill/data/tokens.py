@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tokenize import TokenError
 from typing import Annotated, Any, BinaryIO, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -26,6 +27,8 @@ from gptmill.tokenizer import Tokenizer
 
 BATCH_CHARACTERS = 1 << 22  # text encoded at once
 INDEX, DOCUMENTS = "index.json", "documents.npy"
+# What NumPy raises for a damaged file.
+UNREADABLE = (OSError, ValueError, EOFError, SyntaxError, TokenError, MemoryError, BadZipFile)
 
 
 class ShardEntry(BaseModel):
@@ -241,11 +244,12 @@ def _documents(path: Path, entry: SplitEntry) -> np.ndarray:
     remedy = "run the stage `tokenize` again"
     try:
         table = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, TokenError, MemoryError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path} is damaged: {error}; {remedy}") from None
-    if table.shape != (entry.documents, 2) or table.dtype != np.int64:
+    shape = getattr(table, "shape", ())  # an archive of arrays has none
+    if shape != (entry.documents, 2) or table.dtype != np.int64:
         raise UserError(
-            f"{path} is damaged: {table.dtype} {list(table.shape)}, and the index says "
+            f"{path} is damaged: it has shape {list(shape)}, and the index says "
             f"{entry.documents:,} documents: {remedy}"
         )
     starts = np.append(table[:, 0], entry.tokens)

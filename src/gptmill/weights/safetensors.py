@@ -28,6 +28,7 @@ DTYPES = {
     "BF16": torch.bfloat16,
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+LONGEST_NAME = 200  # of a shard's file
 # The first bytes of what people put where safetensors belong.
 NOT_SAFETENSORS = {
     b"PK\x03\x04": "a pickle saved by PyTorch, which could run code",
@@ -128,7 +129,7 @@ def _sharded(folder: Path) -> dict[str, StoredTensor]:
     if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
         raise UserError(f"{folder / INDEX} has no weight_map of names to files")
     for shard in set(places.values()):
-        if not shard or Path(shard).name != shard:
+        if not 0 < len(shard) < LONGEST_NAME or Path(shard).name != shard:
             raise UserError(f"{folder / INDEX} names {shard!r}, outside its folder: refused")
         if not (folder / shard).exists():
             raise UserError(f"{folder}: the shard {shard} is missing")
