@@ -16,6 +16,7 @@ from gptmill.likelihood import LARGEST_LOSS, perplexity
 from gptmill.profiles import apply_profile
 from gptmill.tasks.language_model import Likelihood
 from gptmill.tracking.journal import _event
+from tests.fuzz.readers import read_tokens, token_folder
 
 DEEP = "[" * 100_000
 
@@ -45,6 +46,16 @@ def test_documents_that_are_none(tmp_path: Path, line: str) -> None:
     (tmp_path / "documents.jsonl").write_text(line + "\n")
     with pytest.raises(UserError, match=r"line 1 is not a document"):
         list(documents(tmp_path))
+
+
+@pytest.mark.parametrize(("key", "told"), [("tokens", "add up"), ("bytes", "sums")])
+def test_totals_that_are_not_the_shards(tmp_path: Path, key: str, told: str) -> None:
+    token_folder(tmp_path)
+    index = json.loads((tmp_path / "tokens/index.json").read_text())
+    index["splits"]["train"][key] += 1
+    (tmp_path / "tokens/index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=told):
+        read_tokens(tmp_path)
 
 
 def test_a_line_of_a_journal_without_its_checksum() -> None:
