@@ -8,6 +8,7 @@ import csv
 import inspect
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from gptmill.errors import UserError
 from gptmill.files import atomic_file, atomic_folder, disk_error, write_json
+from gptmill.params import load
 from gptmill.process.interrupt import end_at_once, in_order
+from gptmill.process.launch import is_first, is_worker, launch
 from gptmill.process.parent import end_with_parents
 from gptmill.versions import VERSIONS_FILE, require_recorded
 
 
-def run(main: Callable[..., None]) -> None:
+def run(main: Callable[..., None], launched: bool = False) -> None:
     """Call `main` with the command line's arguments, while its outputs are this process's own.
+
+    A stage that is `launched` runs in as many processes as params.yaml's `launch` says; the first
+    of them owns the outputs.
 
     A `UserError`, and what the disk refuses, is a message and status 1; Ctrl-C is a line and 130.
     """
@@ -38,7 +44,9 @@ def run(main: Callable[..., None]) -> None:
     stage = Path(module.__file__).stem
     try:
         require_recorded(Path(__file__).resolve().parents[1] / VERSIONS_FILE)
-        with in_order(stage), claimed(stage, arguments):
+        if launched and (status := _launched(stage)) is not None:
+            sys.exit(status)
+        with in_order(stage), claimed(stage, arguments) if is_first() else nullcontext():
             main(**arguments)
     except UserError as error:
         sys.exit(f"error: {error}")
@@ -47,6 +55,13 @@ def run(main: Callable[..., None]) -> None:
         if told is None:
             raise
         sys.exit(f"error: {told}")
+
+
+def _launched(stage: str) -> int | None:
+    """The exit status of the stage in several processes; None if this process is to run it."""
+    if is_worker() or (section := load().launch).world_size == 1:
+        return None
+    return launch(section, f"stages.{stage}", sys.argv[1:])
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

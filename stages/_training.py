@@ -11,7 +11,7 @@ from gptmill.engine.runtime import Runtime
 from gptmill.engine.state import TrainState
 from gptmill.engine.training import show_finished, steps_of_epochs, train
 from gptmill.tasks.recipe import Recipe
-from gptmill.tracking import Stage
+from gptmill.tracking import stage_of
 from gptmill.weights.folder import save_model
 from stages import write_curves
 
@@ -38,14 +38,17 @@ def train_stage(
         inputs: what the stage reads, by name.
     """
     training = section.training
-    optimizer = build_optimizer(recipe.model, section.optimizer, runtime.workers(recipe.model))
-    state = TrainState(recipe.model, optimizer, recipe.batches)
-    checkpoints = Checkpoints(name, run_key([section, *keyed], list(inputs.values())))
+    model = runtime.spread(recipe.model)
+    optimizer = build_optimizer(model, section.optimizer, runtime.workers(model))
+    state = TrainState(model, optimizer, recipe.batches)
+    state.whole_model = recipe.model if model is not recipe.model else None
+    checkpoints = Checkpoints(name, run_key([section, *keyed], list(inputs.values())), runtime)
     finished = not checkpoints.load(state) and checkpoints.load_finished(state, section)
-    with Stage(name, section.model_dump(), inputs, state.run_id) as stage:
+    with stage_of(runtime.first, name, section.model_dump(), inputs, state.run_id) as stage:
         state.run_id = stage.run_id
         hooks = recipe.hooks(stage.text)
         if finished:
+            state.gather()
             rate = 0.0
             show_finished(state, hooks, stage.log)
         else:
@@ -64,6 +67,8 @@ def train_stage(
             )
             checkpoints.finish(state)
         result = recipe.finish(state, stage.text)
+        if not runtime.first:
+            return
         provenance = stage.provenance() | result.origin
         save_model(output, recipe.model, recipe.tokenizer, provenance=provenance, **result.saved)
         write_curves(plots, {**state.curves, **result.tables})

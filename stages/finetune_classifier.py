@@ -11,7 +11,10 @@ from stages._training import train_stage
 
 def main(foundation: Path, data: Path, output: Path, metrics: Path, plots: Path) -> None:
     parameters = load()
-    section, runtime = parameters.finetune_classifier, open_runtime(**dict(parameters.runtime))
+    section, runtime = (
+        parameters.finetune_classifier,
+        open_runtime(**dict(parameters.runtime), launch=parameters.launch),
+    )
     train_stage(
         "finetune_classifier",
         ClassifierTuning(section, foundation, data, runtime, parameters.runtime.seed),
@@ -26,4 +29,4 @@ def main(foundation: Path, data: Path, output: Path, metrics: Path, plots: Path)
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, launched=True)

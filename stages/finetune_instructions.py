@@ -11,7 +11,10 @@ from stages._training import train_stage
 
 def main(foundation: Path, data: Path, output: Path, metrics: Path, plots: Path) -> None:
     parameters = load()
-    section, runtime = parameters.finetune_instructions, open_runtime(**dict(parameters.runtime))
+    section, runtime = (
+        parameters.finetune_instructions,
+        open_runtime(**dict(parameters.runtime), launch=parameters.launch),
+    )
     style, seed = parameters.prepare_instructions.prompt_style, parameters.runtime.seed
     train_stage(
         "finetune_instructions",
@@ -27,4 +30,4 @@ def main(foundation: Path, data: Path, output: Path, metrics: Path, plots: Path)
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, launched=True)

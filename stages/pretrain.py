@@ -12,7 +12,10 @@ from stages._training import train_stage
 
 def main(tokens: Path, output: Path, metrics: Path, plots: Path) -> None:
     parameters = load()
-    section, runtime = parameters.pretrain, open_runtime(**dict(parameters.runtime))
+    section, runtime = (
+        parameters.pretrain,
+        open_runtime(**dict(parameters.runtime), launch=parameters.launch),
+    )
     train_stage(
         "pretrain",
         Pretraining(section, tokens, runtime, parameters.runtime.seed),
@@ -27,4 +30,4 @@ def main(tokens: Path, output: Path, metrics: Path, plots: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, launched=True)

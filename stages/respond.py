@@ -10,7 +10,7 @@ from gptmill.judge.reference import response_metrics
 from gptmill.params import load
 from gptmill.tasks.respond import respond
 from gptmill.tokenizer import load_stop_tokens, load_tokenizer
-from gptmill.tracking import Stage
+from gptmill.tracking import stage_of
 from gptmill.weights.folder import load_language_model
 from stages import run
 
@@ -18,8 +18,9 @@ from stages import run
 def main(model: Path, entries: Path, output: Path, metrics: Path) -> None:
     parameters = load()
     section = parameters.respond
-    with Stage("respond", section.model_dump(), {"model": model, "entries": entries}) as stage:
-        runtime = open_runtime(**dict(parameters.runtime))
+    runtime = open_runtime(**dict(parameters.runtime), launch=parameters.launch)
+    inputs = {"model": model, "entries": entries}
+    with stage_of(runtime.first, "respond", section.model_dump(), inputs) as stage:
         responses = respond(
             load_language_model(model).to(runtime.device),
             load_tokenizer(model),
@@ -33,11 +34,12 @@ def main(model: Path, entries: Path, output: Path, metrics: Path) -> None:
             section.batch_size,
             runtime,
         )
+        if not runtime.first:
+            return
         with atomic_folder(output) as folder:
             write_json(folder / "responses.json", responses)
-        results = response_metrics(responses)
-        stage.write_metrics(metrics, results)
+        stage.write_metrics(metrics, response_metrics(responses))
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, launched=True)

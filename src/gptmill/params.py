@@ -52,6 +52,43 @@ class Runtime(Section):
     compile: bool = Field(description="torch.compile the training step; pays after a minute or so")
 
 
+class Launch(Section):
+    """How many processes train; none of it is hashed, because the result does not depend on it."""
+
+    processes: Threads = Field(description="processes on each machine; one for each GPU")
+    nodes: Threads = Field(description="machines, at most")
+    minimum_nodes: Threads = Field(description="machines to start with, and to continue with")
+    rendezvous: str = Field(description="HOST:PORT of the first machine; empty on one machine")
+    strategy: Literal["none", "ddp", "fsdp2"] = Field(
+        description="ddp: a whole model in each process; fsdp2: a part of it in each"
+    )
+    cpu_offload: bool = Field(description="fsdp2 keeps a GPU's parameters in the host's memory")
+    activation_checkpointing: bool = Field(
+        description="compute blocks again in the backward pass: less memory, a third more time"
+    )
+    restarts: Annotated[int, Field(ge=0, le=1000)] = Field(
+        description="times that lost processes are started again, from the last checkpoint"
+    )
+
+    @property
+    def world_size(self) -> int:
+        """Processes on all machines."""
+        return self.processes * self.nodes
+
+    @model_validator(mode="after")
+    def _several_processes_share_by_a_strategy(self) -> "Launch":
+        if self.world_size > 1 and self.strategy == "none":
+            raise ValueError(
+                f"{self.world_size} processes need a strategy: ddp if the model fits each of them, "
+                "else fsdp2"
+            )
+        if self.nodes > 1 and not self.rendezvous:
+            raise ValueError(f"{self.nodes} machines need a rendezvous: HOST:PORT of the first")
+        if self.minimum_nodes > self.nodes:
+            raise ValueError(f"minimum_nodes {self.minimum_nodes} is above nodes {self.nodes}")
+        return self
+
+
 class Download(Section):
     corpus: Text = Field(description="text to pretrain on")
     classification: Labelled = Field(description="labelled texts")
@@ -336,6 +373,7 @@ class Parameters(Section):
 
     profile: str = Field(description="the profile these values came from")
     runtime: Runtime
+    launch: Launch
     download: Download
     tokenize: Tokenize
     pretrain: Pretrain
@@ -348,6 +386,17 @@ class Parameters(Section):
     respond: Respond
     export_onnx: ExportOnnx
     judge: Judge
+
+    @model_validator(mode="after")
+    def _every_process_has_a_row(self) -> "Parameters":
+        for name in ("pretrain", "finetune_classifier", "finetune_instructions"):
+            rows = getattr(self, name).training.batch_size
+            if rows < self.launch.world_size:
+                raise ValueError(
+                    f"{name}.training.batch_size {rows} is below the {self.launch.world_size} "
+                    "processes of launch: each takes rows of every batch"
+                )
+        return self
 
     @model_validator(mode="after")
     def _foundations_know_their_windows(self) -> "Parameters":

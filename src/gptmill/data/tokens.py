@@ -378,6 +378,10 @@ class WindowSampler:
 
     def next_batch(self) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and, one token later, targets: int64 [B, T] each."""
+        return self.batch_of(self.next_rows())
+
+    def next_rows(self) -> np.ndarray:
+        """Where the next batch's windows start, [B]."""
         parts, needed = [], self.batch_size
         while needed:
             part = self._starts[self.cursor : self.cursor + needed]
@@ -387,7 +391,11 @@ class WindowSampler:
             if self.cursor == len(self._starts):
                 self.epoch, self.cursor = self.epoch + 1, 0
                 self._starts = self._order()
-        windows = self._windows(np.concatenate(parts))
+        return np.concatenate(parts)
+
+    def batch_of(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets of the windows from those starts: int64 [len(starts), T] each."""
+        windows = self._windows(starts)
         return windows[:, :-1], windows[:, 1:]
 
     def state_dict(self) -> dict[str, int]:

@@ -47,12 +47,20 @@ class ShuffledBatches:
         return -(-len(self.examples) // self.batch_size)
 
     def next_batch(self) -> Any:
+        return self.batch_of(self.next_rows())
+
+    def next_rows(self) -> np.ndarray:
+        """The numbers of the next batch's examples."""
         if self.cursor == self.batches_per_epoch:
             self.epoch, self.cursor = self.epoch + 1, 0
             self._order = self._batches_of(self.epoch)
         chosen = self._order[self.cursor]
         self.cursor += 1
-        return self.collate([self.examples[i] for i in chosen])
+        return chosen
+
+    def batch_of(self, rows: np.ndarray) -> Any:
+        """A batch of the examples of those numbers."""
+        return self.collate([self.examples[i] for i in rows])
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "cursor": self.cursor}

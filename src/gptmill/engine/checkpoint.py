@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from torch import nn
 from torch.utils.serialization import config as serialization
 
+from gptmill.engine.runtime import Runtime
 from gptmill.engine.state import TrainState
 from gptmill.errors import UserError
 from gptmill.files import (
@@ -42,6 +43,7 @@ PACKAGE = Path(__file__).parents[1]
 KEPT = 2  # checkpoints: the last one, and the one before if that is damaged
 KEPT_SECONDS = 24 * 3600.0  # for an unfinished run of other parameters, to be gone on with
 NAME = re.compile(r"(step|finished)-(\d+)-([0-9a-f]{64})\.pt")
+ALONE = Runtime(torch.device("cpu"), torch.float32, compile=False)  # one process
 MEASURED = "measured.json"  # beside a finished training: the values of AFTERWARDS it was read with
 
 
@@ -65,17 +67,21 @@ def run_key(parameters: list[BaseModel], inputs: list[Path]) -> str:
 class Checkpoints:
     """The folder of one run, locked for the life of this process.
 
+    Several processes see one folder. The first of them holds the lock, and writes.
+
     Raises:
         UserError: another process is in the same run, as in two queued experiments that differ in
             later stages alone.
     """
 
-    def __init__(self, stage: str, key: str) -> None:
+    def __init__(self, stage: str, key: str, runtime: Runtime = ALONE) -> None:
         self.folder = state_root() / stage / key
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.folder, stage)
+        self._runtime = runtime
         self._unnamed = self.folder / "state.pt"  # until its hash is known
-        clear_beside(self._unnamed)
+        if runtime.first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.folder, stage)
+            clear_beside(self._unnamed)
 
     def save(self, state: TrainState) -> None:
         """Write the whole state; a kill at any moment leaves the one before it or this one.
@@ -83,7 +89,10 @@ class Checkpoints:
         Our hash takes the place of the zip's own checksums, which nothing reads: 2.2 s instead of
         1.6 for the 1.5 GB of 124M parameters, on one core without instructions for it.
         """
-        self._write("step", state, state.state_dict())
+        values = state.state_dict()
+        if not self._runtime.first:
+            return
+        self._write("step", state, values)
         for _, _, path in self._saved("step")[KEPT:]:
             path.unlink()
 
@@ -107,9 +116,9 @@ class Checkpoints:
         With the same ones it was asked for again, as by `dvc repro --force`, and is trained again.
         Samples go where those parameters would have shown others.
         """
-        before = read_json(self._measured) if self._measured.exists() else None
         now = _measured_with(section)
-        if before is None or before == now or self._saved("step"):
+        before = self._runtime.agreed(lambda: self._measured_before(now))
+        if before is None:
             return False
         if not self._load("finished", state.load_finished, state.model):
             return False
@@ -117,12 +126,20 @@ class Checkpoints:
             state.curves.pop("samples", None)
         return True
 
+    def _measured_before(self, now: dict[str, Any]) -> dict[str, Any] | None:
+        """What a finished training was measured with, if that was something else."""
+        before = read_json(self._measured) if self._measured.exists() else None
+        return None if before == now or self._saved("step") else before
+
     def finish(self, state: TrainState) -> None:
         """Keep what was trained, before its last figures: without optimizer, a third of the bytes
         with AdamW. The checkpoint of the last step stays until `close`."""
+        values = state.finished_dict()
+        if not self._runtime.first:
+            return
         for _, _, path in [*self._saved("step")[1:], *self._saved("finished")]:
             path.unlink()
-        self._write("finished", state, state.finished_dict())
+        self._write("finished", state, values)
 
     def close(self, section: BaseModel) -> None:
         """The run is published: its checkpoints go, and other finished runs of this stage, and
@@ -143,18 +160,25 @@ class Checkpoints:
         return self.folder / MEASURED
 
     def _load(self, kind: str, fill: Callable[[dict[str, Any]], None], model: nn.Module) -> bool:
+        found = self._runtime.agreed(lambda: self._undamaged(kind))
+        if found is None:
+            return False
+        step, path = found
+        device = next(model.parameters()).device
+        fill(torch.load(path, map_location="cpu", weights_only=True))
+        model.to(device)
+        keeps(f"the checkpoint of step {step}")
+        return True
+
+    def _undamaged(self, kind: str) -> tuple[int, Path] | None:
+        """Step and file of the last checkpoint whose bytes are those written; others go."""
         for step, digest, path in self._saved(kind):
-            if sha256(path) != digest:
-                _say(f"the checkpoint of step {step} is damaged: its bytes are not those that were "
-                     f"written, and it is removed ({path})")  # fmt: skip
-                path.unlink()
-                continue
-            device = next(model.parameters()).device
-            fill(torch.load(path, map_location="cpu", weights_only=True))
-            model.to(device)
-            keeps(f"the checkpoint of step {step}")
-            return True
-        return False
+            if sha256(path) == digest:
+                return step, path
+            _say(f"the checkpoint of step {step} is damaged: its bytes are not those that were "
+                 f"written, and it is removed ({path})")  # fmt: skip
+            path.unlink()
+        return None
 
     def _saved(self, kind: str) -> list[tuple[int, str, Path]]:
         """Step, hash and file of every checkpoint of a kind, the last first."""

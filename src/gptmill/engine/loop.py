@@ -1,5 +1,6 @@
 """The one training loop, for pretraining and every kind of fine-tuning."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from gptmill.engine.hooks import Hook, StepResult
+from gptmill.engine.parallel import whole
 from gptmill.engine.runtime import Runtime
-from gptmill.engine.state import TrainState
+from gptmill.engine.state import Batches, TrainState
 from gptmill.engine.workers import backward
 from gptmill.errors import UserError
 
@@ -46,7 +48,9 @@ def fit(
     """Train until `state.step` is `config.steps`.
 
     A step divides the summed loss by the real targets of all its micro-batches on all processes,
-    so the gradient does not depend on how the targets fall into micro-batches.
+    so the gradient does not depend on how the targets fall into micro-batches. Each process takes
+    its share of every micro-batch's rows, so the data do not depend on how many processes there
+    are, and gradients are exchanged once, after the last micro-batch.
 
     Raises:
         UserError: the loss is no longer a number.
@@ -59,16 +63,17 @@ def fit(
             rate = config.learning_rate(state.step)
             for group in state.optimizer.param_groups:
                 group["lr"] = rate
-            # All processes walk the same data; each keeps its share.
-            drawn = range(config.accumulation * runtime.world_size)
-            micro_batches = [state.batches.next_batch() for _ in drawn]
-            micro_batches = micro_batches[runtime.rank :: runtime.world_size]
-            targets = runtime.total(sum(task.targets(batch) for batch in micro_batches))
+            runtime.begin_step(state.step)
+            drawn = [_own_rows(state.batches, runtime) for _ in range(config.accumulation)]
+            targets = runtime.total(sum(task.targets(batch) for batch, own in drawn if own))
             loss = torch.zeros((), device=runtime.device)
-            for batch in micro_batches:
-                share = partial(_share, task, model, runtime, targets)
-                loss += backward(workers, parameters, share, batch) / runtime.world_size
+            for number, (batch, own) in enumerate(drawn, 1):
+                share = partial(_share, task, model, runtime, targets if own else math.inf)
+                with runtime.exchanging(model, number == len(drawn)):
+                    loss += backward(workers, parameters, share, batch) / runtime.world_size
+            loss = runtime.summed(loss)
             norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip or float("inf"))
+            norm = whole(norm)
             if not torch.isfinite(norm):
                 raise _diverged(state, loss.item(), rate)
             state.optimizer.step()
@@ -77,6 +82,17 @@ def fit(
             state.targets += round(targets)
             for hook in hooks:
                 hook(state, StepResult(loss, norm, rate, state.step == config.steps))
+
+
+def _own_rows(batches: Batches, runtime: Runtime) -> tuple[Any, bool]:
+    """This process's rows of the next micro-batch, and whether there are any.
+
+    Without any a process computes one row that counts nothing, because an exchange of gradients
+    needs all processes.
+    """
+    rows = batches.next_rows()
+    own = rows[runtime.rank :: runtime.world_size]
+    return batches.batch_of(own if len(own) else rows[:1]), len(own) > 0
 
 
 def _share(task: Task, model: nn.Module, runtime: Runtime, targets: float, batch: Any) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gptmill.engine.parallel import gathered, local, sharded
 from gptmill.engine.workers import ALONE, Workers
 
 # One quintic a step: the first three of Polar Express (Amsel et al. 2025), each the best after
@@ -53,15 +54,19 @@ class Muon(torch.optim.AdamW):
     def _orthogonal_step(self, group: dict, parameters: list[Tensor]) -> None:
         """Update matrices of one shape."""
         rows, columns = parameters[0].shape
-        gradients = [parameter.grad for parameter in parameters]
-        momenta = [self._momentum(parameter) for parameter in parameters]
+        gradients = [local(parameter.grad) for parameter in parameters]
+        momenta = [local(self._momentum(parameter)) for parameter in parameters]
         momentum, _ = group["betas"]
         torch._foreach_lerp_(momenta, gradients, 1 - momentum)
-        steps = torch.stack(torch._foreach_lerp(gradients, momenta, momentum))
+        parts = torch._foreach_lerp(gradients, momenta, momentum)
+        # A sharded matrix is gathered, because its singular values are those of all its rows.
+        steps = torch.stack([gathered(part, p) for part, p in zip(parts, parameters)])
         rate = group["lr"] * group["muon"]
         updates = orthogonalized(steps) * (rate * max(1.0, rows / columns) ** 0.5)
-        torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
-        torch._foreach_sub_(parameters, list(updates.unbind()))
+        values = [local(parameter) for parameter in parameters]
+        torch._foreach_mul_(values, 1 - rate * group["weight_decay"])
+        own = [local(sharded(update, p)) for update, p in zip(updates, parameters)]
+        torch._foreach_sub_(values, own)
         for parameter in parameters:
             parameter.grad = None
 

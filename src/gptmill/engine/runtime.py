@@ -4,10 +4,12 @@ Everything that is off is an object or a function that does nothing, so that the
 no branches for it.
 """
 
+import atexit
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
@@ -17,9 +19,11 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
 
+from gptmill.engine.parallel import checkpoint_blocks, fully_sharded
 from gptmill.engine.workers import ALONE, Workers
 from gptmill.errors import UserError
 from gptmill.model.products import linear
+from gptmill.params import Launch
 
 # Below this many parameters kernels are small and a worker's copy of the gradients costs little.
 SMALL_MODEL = 30_000_000
@@ -36,7 +40,14 @@ class Runtime:
     compile: bool
     rank: int = 0
     world_size: int = 1
+    seed: int = 0
+    launch: Launch | None = None
     small_model_workers: Workers = field(default=ALONE, compare=False)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one process that tracks and writes."""
+        return self.rank == 0
 
     def autocast(self) -> AbstractContextManager:
         """Matrix products in `dtype`; parameters and reductions stay float32."""
@@ -61,7 +72,20 @@ class Runtime:
                 return function(item)
 
         with evaluating(model), self.workers(model) as workers:
-            return workers.map(compute, items)
+            return self.map(workers, compute, items)
+
+    def map(
+        self, workers: Workers, function: Callable[[Item], Result], items: Iterable[Item]
+    ) -> list[Result]:
+        """`function` of each item, in their order: every process computes its share of them, and
+        has the results of all."""
+        if self.world_size == 1:
+            return workers.map(function, items)
+        items = list(items)
+        own = workers.map(function, items[self.rank :: self.world_size])
+        shares: list[Any] = [None] * self.world_size
+        distributed.all_gather_object(shares, own)
+        return [shares[i % self.world_size][i // self.world_size] for i in range(len(items))]
 
     def tensor(self, array: np.ndarray) -> Tensor:
         """The array on the device, copied while the host continues where that is possible."""
@@ -75,11 +99,46 @@ class Runtime:
 
         The caller keeps the raw model, so that no checkpoint carries a wrapper's prefix.
         """
+        if self.launch is not None and self.launch.activation_checkpointing:
+            checkpoint_blocks(model)
         if self.compile:
             model = torch.compile(model)
-        if self.world_size > 1:
+        if self.world_size > 1 and not self.shards:
             return nn.parallel.DistributedDataParallel(model)
         return model
+
+    @property
+    def shards(self) -> bool:
+        """Whether each process holds a part of the parameters (FSDP2)."""
+        return self.world_size > 1 and self.launch is not None and self.launch.strategy == "fsdp2"
+
+    def spread(self, model: nn.Module) -> nn.Module:
+        """The model to train: itself, or a copy sharded over the processes.
+
+        The optimizer takes its parameters, so it is built after this.
+        """
+        if not self.shards:
+            return model
+        offload = self.launch is not None and self.launch.cpu_offload
+        return fully_sharded(deepcopy(model), self.device, self.dtype, offload)
+
+    @contextmanager
+    def exchanging(self, model: nn.Module, now: bool) -> Iterator[None]:
+        """Whether the backward pass in the block exchanges gradients between processes."""
+        if self.world_size == 1:
+            yield
+        elif self.shards:
+            model.set_requires_gradient_sync(now)
+            yield
+        else:
+            with nullcontext() if now else model.no_sync():
+                yield
+
+    def begin_step(self, step: int) -> None:
+        """Several processes draw dropout by step and rank, which a resumed run knows too."""
+        if self.world_size > 1:
+            entropy = np.random.SeedSequence([self.seed, step, self.rank])
+            torch.manual_seed(int(entropy.generate_state(1)[0]))
 
     def fused(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """`function` of tensors, compiled where the model is: its passes over them become one."""
@@ -94,6 +153,20 @@ class Runtime:
         summed = torch.tensor(value, dtype=torch.float64, device=device)
         distributed.all_reduce(summed)
         return summed.item()
+
+    def summed(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over all processes, in place."""
+        if self.world_size > 1:
+            distributed.all_reduce(tensor)
+        return tensor
+
+    def agreed(self, choose: Callable[[], Result]) -> Result:
+        """What the first process chooses; the others do not call `choose`."""
+        if self.world_size == 1:
+            return choose()
+        choice = [choose() if self.first else None]
+        distributed.broadcast_object_list(choice, src=0, device=self.device)
+        return choice[0]
 
     def peak_flops(self) -> float:
         """Floating-point operations per second of a large matrix product, measured here and now.
@@ -111,16 +184,19 @@ class Runtime:
         return 2 * size**3 / best
 
 
-def open_runtime(seed: int, threads: int, precision: str, compile: bool = False) -> Runtime:
+def open_runtime(
+    seed: int, threads: int, precision: str, compile: bool = False, launch: Launch | None = None
+) -> Runtime:
     """Seed, set threads, and choose the device: `GPTMILL_DEVICE`, else CUDA or Apple's MPS if there
     is one.
 
-    Under `torchrun` the processes find each other by its environment.
+    Under `torchrun` the processes find each other by its environment, and those of one machine
+    share its `threads`.
 
     Raises:
         UserError: the device named does not exist, or cannot compute in the precision asked for.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(max(1, threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     torch.manual_seed(seed)
     device = _device()
     quicker = bfloat16_is_quicker(device)
@@ -129,7 +205,10 @@ def open_runtime(seed: int, threads: int, precision: str, compile: bool = False)
     half = precision == "bfloat16" or (precision == "auto" and quicker)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size > 1 and not distributed.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(distributed.destroy_process_group)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     plain = device.type == "cpu" and world_size == 1 and not compile
@@ -139,6 +218,8 @@ def open_runtime(seed: int, threads: int, precision: str, compile: bool = False)
         compile=compile,
         rank=int(os.environ.get("RANK", "0")),
         world_size=world_size,
+        seed=seed,
+        launch=launch,
         small_model_workers=Workers(threads) if plain else ALONE,
     )
 

@@ -3,8 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from gptmill.engine.parallel import sharded, sharded_states, whole, whole_states
 
 
 class Batches(Protocol):
@@ -14,8 +17,14 @@ class Batches(Protocol):
     def batches_per_epoch(self) -> int:
         """Micro-batches in a pass over the data."""
 
+    def next_rows(self) -> np.ndarray:
+        """Which rows the next micro-batch has: numbers that `batch_of` understands."""
+
+    def batch_of(self, rows: np.ndarray) -> Any:
+        """A micro-batch of those rows, a task's own tuple of NumPy arrays."""
+
     def next_batch(self) -> Any:
-        """The next micro-batch, a task's own tuple of NumPy arrays."""
+        """The next micro-batch, with all of its rows."""
 
     def state_dict(self) -> dict[str, int]:
         """The position, as plain numbers."""
@@ -27,6 +36,9 @@ class Batches(Protocol):
 @dataclass
 class TrainState:
     """The raw model (never a wrapper), its optimizer, the position in the data, and the records.
+
+    Where `model` is sharded, `whole_model` is the same model with plain tensors, to evaluate and to
+    sample from; `gather` brings it up to date.
 
     `best_value` is the lowest validation loss so far and `best_weights` what reached it, when the
     run chooses by validation; `curves` are the logged points, so that a resumed run draws them
@@ -42,34 +54,42 @@ class TrainState:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     curves: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     run_id: str = ""
+    whole_model: nn.Module | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values only, so that `torch.load(weights_only=True)` reads it."""
+        """Tensors and plain values only, so that `torch.load(weights_only=True)` reads it.
+
+        The tensors are whole: a state saved by four processes continues on two, or on one. Every
+        process has to call this.
+        """
         return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": _whole(self.model.state_dict()),
+            "optimizer": whole_states(self.optimizer),
             "batches": self.batches.state_dict(),
             "random": random_state(),
             **{name: getattr(self, name) for name in RECORDS},
+            "best_weights": _whole(self.best_weights),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Become the state that was saved, every random generator included."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        like = self.model.state_dict()
+        self.model.load_state_dict(_sharded(state["model"], like))
+        self.optimizer.load_state_dict(sharded_states(state["optimizer"], self.optimizer))
         self.batches.load_state_dict(state["batches"])
         for name in RECORDS:
             setattr(self, name, state[name])
+        self.best_weights = _sharded(state["best_weights"], like)
         restore_random_state(state["random"])
 
     def finished_dict(self) -> dict[str, Any]:
         """Weights and records of a training that is over, whose best weights are the model's."""
         figures = {name: getattr(self, name) for name in FIGURES}
-        return {"model": self.model.state_dict(), **figures}
+        return {"model": _whole(self.model.state_dict()), **figures}
 
     def load_finished(self, state: dict[str, Any]) -> None:
         """Become a training that is over; the tracking run will be another."""
-        self.model.load_state_dict(state["model"])
+        self.model.load_state_dict(_sharded(state["model"], self.model.state_dict()))
         for name in FIGURES:
             setattr(self, name, state[name])
 
@@ -85,6 +105,19 @@ class TrainState:
         """Put the best weights back into the model."""
         if self.best_weights:
             self.model.load_state_dict(self.best_weights)
+
+    def gather(self) -> None:
+        """Give `whole_model` the weights of a sharded model. Every process has to call this."""
+        if self.whole_model is not None:
+            self.whole_model.load_state_dict(_whole(self.model.state_dict()))
+
+
+def _whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: whole(tensor) for name, tensor in tensors.items()}
+
+
+def _sharded(tensors: dict[str, Tensor], like: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: sharded(tensor, like[name]) for name, tensor in tensors.items()}
 
 
 FIGURES = ("step", "targets", "best_value", "curves")

@@ -49,7 +49,7 @@ def train(
     """
     if steps < 1:
         raise UserError("a training of 0 steps: there are no examples, or no epochs")
-    if state.step:
+    if state.step and runtime.first:
         print(f"resuming at step {state.step} of {steps}", file=sys.stderr)
     clock = Clock(state.targets)
     config = FitConfig(
@@ -61,7 +61,7 @@ def train(
     # The model as it starts is a point of the curve too: an untrained loss is near ln(vocabulary).
     if state.step == 0:
         _evaluate(state, evaluate, log)
-    with progress(state.step, steps) as bar:
+    with progress(state.step, steps, runtime.first) as bar:
         fit(
             state,
             task,
@@ -78,6 +78,7 @@ def train(
             ],
         )
     state.restore_best()
+    state.gather()
     return clock.targets_per_second
 
 
@@ -125,7 +126,7 @@ class Clock:
         return counted / self.seconds if self.seconds else 0.0
 
 
-def progress(initial: int, total: int) -> tqdm:
+def progress(initial: int, total: int, shown: bool = True) -> tqdm:
     """A bar on a terminal; elsewhere a line now and then."""
     terminal = sys.stderr.isatty()
     interval = 0.2 if terminal else 20.0
@@ -136,6 +137,7 @@ def progress(initial: int, total: int) -> tqdm:
         mininterval=interval,
         dynamic_ncols=terminal,
         miniters=1,
+        disable=not shown,
     )
 
 
@@ -164,6 +166,7 @@ def _logging_hook(log: Log, clock: Clock, rate: str) -> Hook:
 
 
 def _evaluate(state: TrainState, evaluate: Callable[[], dict[str, float]], log: Log) -> None:
+    state.gather()
     point = evaluate()
     _record(state, "evaluation", point)
     state.keep_best(point["validation/loss"])

@@ -17,9 +17,9 @@ from gptmill.process import interrupt
 
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 20.0  # to leave in order; a last delivery to MLflow takes seconds
-# Set for what a program waits for: by DVC, and for a trial of a study.
+# Set for what a program waits for: by DVC, for a trial of a study, and by torchrun's agent.
 MAKE = ("make", "gmake")
-WAITED_FOR = ("DVC_STAGE", "GPTMILL_STUDY")
+WAITED_FOR = ("DVC_STAGE", "GPTMILL_STUDY", "TORCHELASTIC_RUN_ID")
 
 
 def end_with_parents() -> None:

@@ -207,14 +207,15 @@ def token_nats(
     groups = [whole[i : i + rows] for i in range(0, len(whole), rows)]
     groups += [[start] for start in starts[len(whole) :]]
 
-    def score(group: list[int]) -> None:
+    def score(group: list[int]) -> np.ndarray:
         length = min(window, len(ids) - 1 - group[0])
-        for start, row in zip(group, _window_nats(model, ids, group, length, runtime)):
+        return _window_nats(model, ids, group, length, runtime)
+
+    for group, nats in zip(groups, runtime.infer(model, score, groups)):
+        for start, row in zip(group, nats):
             # The first window scores all its targets, the others those not scored before.
             known = 0 if start == 0 else window - stride
-            scored[start + known : start + length] = row[known:]
-
-    runtime.infer(model, score, groups)
+            scored[start + known : start + len(row)] = row[known:]
     return scored
 
 

@@ -54,6 +54,7 @@ class Pretraining:
 
     def hooks(self, note: Note) -> Sequence[Hook]:
         def sample(state: TrainState) -> None:
+            state.gather()
             prompt, decoder = self._section.prompt, TorchDecoder(self.model)
             text = generate(decoder, self.tokenizer, [prompt], self._options)[0].text
             state.curves.setdefault("samples", []).append({"step": state.step, "text": text})

@@ -36,7 +36,7 @@ def respond(
         return generate(decoder, tokenizer, [prompts[i] for i in rows], options, indices=rows)
 
     with runtime.workers(model) as workers:
-        batches = workers.map(answer, chosen)
+        batches = runtime.map(workers, answer, chosen)
     completions = dict(zip(chain(*chosen), chain(*batches), strict=True))
     return [
         {

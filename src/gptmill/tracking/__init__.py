@@ -9,6 +9,15 @@ from gptmill.tracking.address import tracking_address
 from gptmill.tracking.courier import repair, replay
 from gptmill.tracking.journal import points_of
 from gptmill.tracking.server import serve_ui, ui_command
-from gptmill.tracking.stage import Stage
+from gptmill.tracking.stage import Stage, stage_of
 
-__all__ = ["Stage", "points_of", "repair", "replay", "serve_ui", "tracking_address", "ui_command"]
+__all__ = [
+    "Stage",
+    "points_of",
+    "repair",
+    "replay",
+    "serve_ui",
+    "stage_of",
+    "tracking_address",
+    "ui_command",
+]

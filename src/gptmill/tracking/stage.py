@@ -29,6 +29,21 @@ from gptmill.tracking.tags import all_parameters, device_tags, lineage_tags
 TIMINGS = Path("timings")
 
 
+class Bystander:
+    """The record of a process that is not the first: it keeps nothing."""
+
+    run_id = ""
+
+    def log(self, step: int, values: dict[str, float]) -> None: ...
+
+    def text(self, name: str, step: int, text: str) -> None: ...
+
+    def __enter__(self) -> "Bystander":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
 class Stage:
     """The record of one stage of one execution; `run_id` names it, to be resumed by.
 
@@ -300,3 +315,8 @@ def _status(error: BaseException | None) -> str:
         return "FINISHED"
     killed = isinstance(error, KeyboardInterrupt | Terminated)
     return "KILLED" if killed else "FAILED"
+
+
+def stage_of(first: bool, *arguments: Any) -> Any:
+    """The `Stage` of those arguments in the first process, in another one a `Bystander`."""
+    return Stage(*arguments) if first else Bystander()

@@ -1,0 +1,52 @@
+"""Several processes for one stage, by torchrun's elastic agent.
+
+Each process runs the stage's own command and finds the others by its environment. A process that is
+lost takes its companions down, and all start again from the last checkpoint.
+"""
+
+import os
+import sys
+
+from gptmill.params import Launch
+
+
+def is_worker() -> bool:
+    """Whether an agent started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def is_first() -> bool:
+    """Whether this process is the one that tracks and writes: the only one, or rank 0."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def launch(section: Launch, module: str, arguments: list[str]) -> int:
+    """Run `python -m module arguments` in `section.processes` processes, and wait for them.
+
+    On several machines the same command runs on each of them; they meet at `section.rendezvous`.
+
+    Returns:
+        The exit status: 0, that of the process which failed, or 128 and the signal's number.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=section.minimum_nodes,
+        max_nodes=section.nodes,
+        nproc_per_node=section.processes,
+        run_id=module,
+        rdzv_backend="c10d",
+        rdzv_endpoint=section.rendezvous or "localhost:0",
+        max_restarts=section.restarts,
+        monitor_interval=0.1,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", module, *arguments)
+    except SignalException as error:
+        return 128 + error.sigval
+    except ChildFailedError as error:
+        _, failure = error.get_first_failure()
+        return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+    return 0
