@@ -10,8 +10,8 @@ from gptmill.engine.optim import build_optimizer
 from gptmill.engine.runtime import Runtime
 from gptmill.engine.state import TrainState
 from gptmill.engine.training import show_finished, steps_of_epochs, train
-from gptmill.tasks.recipe import Recipe
-from gptmill.tracking import stage_of
+from gptmill.tasks.recipe import Recipe, Result
+from gptmill.tracking import Stage, stage_of
 from gptmill.weights.folder import save_model
 from stages import write_curves
 
@@ -69,15 +69,22 @@ def train_stage(
         result = recipe.finish(state, stage.text)
         if not runtime.first:
             return
-        provenance = stage.provenance() | result.origin
-        save_model(output, recipe.model, recipe.tokenizer, provenance=provenance, **result.saved)
-        write_curves(plots, {**state.curves, **result.tables})
-        stage.outputs(output, plots)
-        if result.shown is not None:
-            stage.table(*result.shown)
+        _publish(stage, recipe, state, result, output, plots)
         stage.write_metrics(metrics, result.metrics)
         if rate:
             stage.timing({f"{recipe.task.unit}_per_second": rate})
         if rate and result.flops_per_target is not None:
             stage.timing({"mfu": rate * result.flops_per_target / runtime.peak_flops()})
     checkpoints.close(section)
+
+
+def _publish(
+    stage: Stage, recipe: Recipe, state: TrainState, result: Result, output: Path, plots: Path
+) -> None:
+    """Write the model and its curves."""
+    provenance = stage.provenance() | result.origin
+    save_model(output, recipe.model, recipe.tokenizer, provenance=provenance, **result.saved)
+    write_curves(plots, {**state.curves, **result.tables})
+    stage.outputs(output, plots)
+    if result.shown is not None:
+        stage.table(*result.shown)

@@ -19,7 +19,8 @@ from gptmill.versions import VERSIONS_FILE
 # Each room and its floor; an import may go to a lower floor, or stay in its own room.
 FLOORS = {
     "errors": 0, "git": 0, "files": 1, "likelihood": 1, "sources": 1, "sampling_options": 1,
-    "sampling_section": 1.5, "batching": 1, "shapes": 2, "closure": 2, "params": 2, "prompt": 2,
+    "sampling_section": 1.5, "runtime_sections": 1.5, "batching": 1, "shapes": 2, "closure": 2,
+    "params": 2, "prompt": 2,
     "reading": 2, "tokenizer": 2, "conversation": 2.5, "profiles": 3, "meanings": 3,
     "model": 3, "card": 4,
     "dvc": 3, "versions": 3, "process": 3.5, "fetch": 3.8,
@@ -146,18 +147,21 @@ def test_every_script_is_a_stage_and_the_other_way_round() -> None:
     assert sorted(pipeline()) == sorted([*STAGES, closure.FOLDER.name])
 
 
+UNHASHED = {"launch"}  # the result does not depend on it
+
+
 def test_every_parameter_section_belongs_to_a_stage() -> None:
     from gptmill.params import Parameters
 
     tracked = set().union(*map(sections, pipeline()))
-    assert tracked == set(Parameters.model_fields) - {"profile"}
+    assert tracked == set(Parameters.model_fields) - {"profile"} - UNHASHED
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_tracks_the_parameters_it_reads(stage: str) -> None:
     text = Path(f"stages/{stage}.py").read_text()
     read = set(re.findall(r"(?:parameters|load\(\))\.([a-z_0-9]+)", text))
-    assert read == sections(stage)
+    assert read - UNHASHED == sections(stage)
 
 
 @pytest.mark.parametrize("stage", STAGES)

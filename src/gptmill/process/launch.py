@@ -28,6 +28,8 @@ def launch(section: Launch, module: str, arguments: list[str]) -> int:
     Returns:
         The exit status: 0, that of the process which failed, or 128 and the signal's number.
     """
+    # A store for each attempt: in a shared one restarted processes read the addresses of lost ones.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
