@@ -26,6 +26,7 @@ WITHOUT_EFFECT = frozenset(
         "__init__",
         "params",
         "sampling_options",
+        "runtime_sections",
         "sampling_section",
         "sources",
         "errors",
