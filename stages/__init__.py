@@ -18,10 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from gptmill.errors import UserError
 from gptmill.files import atomic_file, atomic_folder, disk_error, write_json
-from gptmill.params import load
 from gptmill.process.interrupt import end_at_once, in_order
-from gptmill.process.launch import is_first, is_worker, launch
 from gptmill.process.parent import end_with_parents
+from gptmill.process.ranks import is_first, is_worker, leave_if_stopped, stop_restarts
 from gptmill.versions import VERSIONS_FILE, require_recorded
 
 
@@ -49,17 +48,23 @@ def run(main: Callable[..., None], launched: bool = False) -> None:
         with in_order(stage), claimed(stage, arguments) if is_first() else nullcontext():
             main(**arguments)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {error}" if stop_restarts() else 1)
     except OSError as error:
         told = disk_error(error, Path(error.filename or "."))
         if told is None:
             raise
-        sys.exit(f"error: {told}")
+        sys.exit(f"error: {told}" if stop_restarts() else 1)
 
 
 def _launched(stage: str) -> int | None:
     """The exit status of the stage in several processes; None if this process is to run it."""
-    if is_worker() or (section := load().launch).world_size == 1:
+    if is_worker():
+        return None
+    from gptmill.params import load
+    from gptmill.process.launch import launch
+
+    section = load().launch
+    if section.world_size == 1:
         return None
     return launch(section, f"stages.{stage}", sys.argv[1:])
 
@@ -90,3 +95,4 @@ if sys.argv[0] == "-m":
         otherwise="nothing was half written, and the same command starts it again",
     )
     end_with_parents()
+leave_if_stopped()

@@ -11,10 +11,8 @@ from stages._training import train_stage
 
 def main(foundation: Path, data: Path, output: Path, metrics: Path, plots: Path) -> None:
     parameters = load()
-    section, runtime = (
-        parameters.finetune_classifier,
-        open_runtime(**dict(parameters.runtime), launch=parameters.launch),
-    )
+    section = parameters.finetune_classifier
+    runtime = open_runtime(**dict(parameters.runtime), launch=parameters.launch)
     train_stage(
         "finetune_classifier",
         ClassifierTuning(section, foundation, data, runtime, parameters.runtime.seed),

@@ -11,10 +11,8 @@ from stages._training import train_stage
 
 def main(foundation: Path, data: Path, output: Path, metrics: Path, plots: Path) -> None:
     parameters = load()
-    section, runtime = (
-        parameters.finetune_instructions,
-        open_runtime(**dict(parameters.runtime), launch=parameters.launch),
-    )
+    section = parameters.finetune_instructions
+    runtime = open_runtime(**dict(parameters.runtime), launch=parameters.launch)
     style, seed = parameters.prepare_instructions.prompt_style, parameters.runtime.seed
     train_stage(
         "finetune_instructions",

@@ -12,10 +12,8 @@ from stages._training import train_stage
 
 def main(tokens: Path, output: Path, metrics: Path, plots: Path) -> None:
     parameters = load()
-    section, runtime = (
-        parameters.pretrain,
-        open_runtime(**dict(parameters.runtime), launch=parameters.launch),
-    )
+    section = parameters.pretrain
+    runtime = open_runtime(**dict(parameters.runtime), launch=parameters.launch)
     train_stage(
         "pretrain",
         Pretraining(section, tokens, runtime, parameters.runtime.seed),

@@ -84,13 +84,18 @@ class InOrder:
     """The blocks again and again, so many to a batch."""
 
     def __init__(self, blocks: np.ndarray, size: int) -> None:
-        self.batches = blocks.reshape(-1, size, BLOCK)
+        self.blocks = blocks
+        self.order = np.arange(len(blocks)).reshape(-1, size)
         self.cursor = 0
 
-    def next_batch(self) -> TokenBatch:
-        rows = self.batches[self.cursor % len(self.batches)]
+    def next_rows(self) -> np.ndarray:
+        rows = self.order[self.cursor % len(self.order)]
         self.cursor += 1
-        return TokenBatch(rows[:, :-1], rows[:, 1:])
+        return rows
+
+    def batch_of(self, rows: np.ndarray) -> TokenBatch:
+        blocks = self.blocks[rows]
+        return TokenBatch(blocks[:, :-1], blocks[:, 1:])
 
     def state_dict(self) -> dict[str, int]:
         return {"cursor": self.cursor}

@@ -43,7 +43,7 @@ PACKAGE = Path(__file__).parents[1]
 KEPT = 2  # checkpoints: the last one, and the one before if that is damaged
 KEPT_SECONDS = 24 * 3600.0  # for an unfinished run of other parameters, to be gone on with
 NAME = re.compile(r"(step|finished)-(\d+)-([0-9a-f]{64})\.pt")
-ALONE = Runtime(torch.device("cpu"), torch.float32, compile=False)  # one process
+ONE_PROCESS = Runtime(torch.device("cpu"), torch.float32, compile=False)
 MEASURED = "measured.json"  # beside a finished training: the values of AFTERWARDS it was read with
 
 
@@ -74,7 +74,7 @@ class Checkpoints:
             later stages alone.
     """
 
-    def __init__(self, stage: str, key: str, runtime: Runtime = ALONE) -> None:
+    def __init__(self, stage: str, key: str, runtime: Runtime = ONE_PROCESS) -> None:
         self.folder = state_root() / stage / key
         self._runtime = runtime
         self._unnamed = self.folder / "state.pt"  # until its hash is known

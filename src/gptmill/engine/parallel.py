@@ -60,12 +60,19 @@ def whole_states(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def sharded_states(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """A `state_dict` of full tensors, cut as the optimizer's parameters are."""
+    """A `state_dict` of full tensors, cut as the optimizer's parameters are, and laid out as they
+    are: a fused step walks through the memory of both, whatever their strides say."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def cut(index: int, value: Tensor) -> Tensor:
         like = parameters[index]
-        return sharded(value, like) if value.shape == like.shape else value
+        if value.shape != like.shape:
+            return value
+        if is_sharded(like):
+            return sharded(value, like)
+        if value.stride() == like.stride():
+            return value
+        return torch.empty_like(like, dtype=value.dtype, device=value.device).copy_(value)
 
     states = {
         index: {name: cut(index, value) for name, value in state.items()}
@@ -93,6 +100,9 @@ def fully_sharded(
     }
     if cpu_offload and device.type != "cpu":
         options["offload_policy"] = CPUOffloadPolicy()
+    # Weights from a published file are transposed views, and FSDP2 refuses those.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.contiguous()
     for block in model.transformer.h:
         fully_shard(block, **options)
     return fully_shard(model, **options)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
+from gptmill.process.ranks import is_first
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE_SECONDS = 15.0  # to leave in order, as a library that waits for its threads may not
 
@@ -117,7 +119,8 @@ def _leave(number: int) -> NoReturn:
     # Past Python's buffers: the signal may have come in the middle of a print. Whoever reads either
     # may be gone.
     with suppress(OSError, RuntimeError, ValueError):
-        os.write(2, f"\n{line}\n".encode())
+        if is_first():
+            os.write(2, f"\n{line}\n".encode())
     with suppress(OSError, RuntimeError, ValueError):
         sys.stdout.flush()
     os._exit(128 + number)

@@ -6,18 +6,11 @@ lost takes its companions down, and all start again from the last checkpoint.
 
 import os
 import sys
+import tempfile
+from pathlib import Path
 
 from gptmill.params import Launch
-
-
-def is_worker() -> bool:
-    """Whether an agent started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def is_first() -> bool:
-    """Whether this process is the one that tracks and writes: the only one, or rank 0."""
-    return os.environ.get("RANK", "0") == "0"
+from gptmill.process.ranks import STOP_FILE
 
 
 def launch(section: Launch, module: str, arguments: list[str]) -> int:
@@ -45,7 +38,9 @@ def launch(section: Launch, module: str, arguments: list[str]) -> int:
         monitor_interval=0.1,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", module, *arguments)
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ[STOP_FILE] = str(Path(folder) / "stop")
+            elastic_launch(config, sys.executable)("-m", module, *arguments)
     except SignalException as error:
         return 128 + error.sigval
     except ChildFailedError as error:

@@ -27,6 +27,7 @@ from gptmill.tracking.machine import Machine
 from gptmill.tracking.tags import all_parameters, device_tags, lineage_tags
 
 TIMINGS = Path("timings")
+DIGITS = 12  # of a metric: the last ones differ between machines, and with them dvc.lock's hashes
 
 
 class Bystander:
@@ -106,7 +107,9 @@ class Stage:
         self._summarise(values)
 
     def write_metrics(self, path: Path, values: dict[str, Any]) -> None:
-        """Final metrics, as `metrics` has them, and the JSON file that DVC reads."""
+        """Final metrics, as `metrics` has them, and the JSON file that DVC reads; both have floats
+        of `DIGITS` significant digits."""
+        values = {name: _rounded(value) for name, value in values.items()}
         write_json(path, values)
         self.metrics(values)
 
@@ -308,6 +311,10 @@ def _on_terminate(handler: Any) -> Any:
     if threading.current_thread() is not threading.main_thread():
         return None
     return signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
 def _status(error: BaseException | None) -> str:
