@@ -16,9 +16,9 @@ import numpy as np
 from gptmill.data import classification, instructions
 from gptmill.data.corpus import SPLITS
 from gptmill.data.raw import INSTRUCTIONS_FILE, make_raw
+from gptmill.data.shards import write_tokens
 from gptmill.data.splits import Plan, plan_splits, split_documents
 from gptmill.data.tokenizers import make_tokenizer
-from gptmill.data.tokens import write_tokens
 from gptmill.engine.runtime import open_runtime
 from gptmill.files import read_json
 from gptmill.params import Foundation, Parameters
@@ -129,7 +129,7 @@ def _corpus(parameters: Parameters, folder: Path) -> tuple[Part, Tokenizer]:
         for reason, count in plan.dropped.counts.items()
         if count
     }
-    first = [d.text for d, _ in zip(split_documents(raw, plan, "train"), range(SHOWN))]
+    first = [d.text for d, _ in zip(split_documents(plan, "train"), range(SHOWN))]
     part.rows = [_language_row(tokenizer, tokenizer.encode(text[:2000])) for text in first]
     return part, tokenizer
 
@@ -146,9 +146,9 @@ def _tokenized(
         seed=parameters.runtime.seed,
     )
     tokenizer = make_tokenizer(
-        section.kind, raw, plan, section.vocabulary_size, parameters.pretrain.foundation
+        section.kind, plan, section.vocabulary_size, parameters.pretrain.foundation
     )
-    counts = write_tokens(raw, tokenizer, folder, plan=plan, shard_tokens=section.shard_tokens)
+    counts = write_tokens(plan, tokenizer, folder, shard_tokens=section.shard_tokens)
     return plan, tokenizer, counts
 
 

@@ -75,7 +75,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; rename it into place if the block succeeds."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(**_beside(path))
+        descriptor, name = tempfile.mkstemp(**name_beside(path))
         os.close(descriptor)
     beside = Path(name)
     try:
@@ -99,7 +99,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(**_beside(path)))
+        beside = Path(tempfile.mkdtemp(**name_beside(path)))
     try:
         with writing(path):
             yield beside
@@ -114,7 +114,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         remove(beside)
 
 
-def _beside(path: Path) -> dict[str, Any]:
+def name_beside(path: Path) -> dict[str, Any]:
     """A temporary name that tells the writer's process id; see `gptmill.process.leftovers`."""
     return {
         "dir": path.parent,

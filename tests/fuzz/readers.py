@@ -20,8 +20,9 @@ from gptmill.data.own_corpus import write_own_corpus
 from gptmill.data.own_files import LeftOut
 from gptmill.data.own_instructions import write_own_instructions
 from gptmill.data.own_labelled import write_own_labelled
+from gptmill.data.shards import write_tokens
 from gptmill.data.splits import plan_splits
-from gptmill.data.tokens import TokenSplit, write_tokens
+from gptmill.data.tokens import TokenSplit
 from gptmill.evaluate.fewshot import read_task
 from gptmill.fetch.archive import member_sha256
 from gptmill.fetch.manifest import RemoteFile, destination_names, read_manifest
@@ -94,7 +95,7 @@ def token_folder(folder: Path) -> None:
         (corpus / f"{number}.txt").write_text(TEXT + str(number))
     tokenizer = train_byte_pairs([TEXT], 280)
     plan = plan_splits(corpus, validation_fraction=0.2, test_fraction=0.2, seed=0)
-    write_tokens(corpus, tokenizer, folder / "tokens", plan=plan, shard_tokens=64)
+    write_tokens(plan, tokenizer, folder / "tokens", shard_tokens=64)
 
 
 def read_tokens(folder: Path) -> None:

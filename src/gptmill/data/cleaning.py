@@ -1,7 +1,7 @@
 """Project Gutenberg's books without license, credits and a printer's line breaks."""
 
 import re
-from functools import cache
+from collections.abc import Iterator
 from itertools import pairwise
 
 # In English, German or French, as volunteers wrote it.
@@ -24,8 +24,10 @@ _LICENSE_BEHIND = re.compile(
 _INSIDE = re.compile(
     r"<<THIS ELECTRONIC VERSION OF[^>]*>>", re.IGNORECASE
 )  # the Shakespeare files'
-_LICENSE = re.compile(
-    r"Gutenberg(?:-tm|™)? License|THE SMALL PRINT!|Gutenberg Literary Archive", re.IGNORECASE
+_LICENSES = (  # in lower case
+    *(f"gutenberg{mark} license" for mark in ("", "-tm", "™")),
+    "gutenberg literary archive",
+    "the small print!",
 )
 _CREDIT = re.compile(
     r"\W*(?:This (?:e-?text|eBook|file) was )?(?:(?:Produced|Prepared|Scanned|Transcribed|Edited) "
@@ -40,6 +42,11 @@ _BRACKETED = re.compile(
     r"^ *\[(?:Illustration|Picture|Frontispiece|Transcriber['’]?s?['’]? note)[^\]]*\]\.? *$",
     re.MULTILINE | re.IGNORECASE,
 )
+# What must stand, in lower case, where a pattern matches: a search for it is far faster.
+_START_WORDS, _END_WORDS = ("gutenberg", "small print!"), ("gutenberg", "text of ")
+_LICENSE_BEHIND_WORDS = ("full license", "small print!")
+_LICENSE_WORDS = ("gutenberg", "print!")  # a joined line may have parted the others
+_BRACKETED_WORDS = ("[illustration", "[picture", "[frontispiece", "[transcriber")
 LONGEST_LICENSE = 40_000  # characters before and behind a book, at most
 LEAST_KEPT = 0.3  # of a file; where less is kept, it is said
 END_LINES = 3000  # characters from the first line that ends a book to the last, at most
@@ -58,31 +65,62 @@ def clean_gutenberg(text: str) -> str:
     line apart. A text that would lose more than 70% and more than a license comes back as it is;
     that, a text that loses 70%, and a license that stays, are printed.
     """
-    bodies = [text[start:end] for start, end in _books(text)]
-    if not bodies:
+    lower = _lower(text)
+    books = _books(text, lower)
+    if not books:
         return text
-    cleaned = "\n\n".join(filter(None, map(_clean, bodies))) + "\n"
+    bodies = [_clean(text[start:end], lower[start:end]) for start, end in books]
+    cleaned = "\n\n".join(filter(None, bodies)) + "\n"
     if len(cleaned) < LEAST_KEPT * len(text):
         kept = f"{len(cleaned.strip()):,} of {len(text):,} characters are the book"
         if not cleaned.strip() or len(text) - len(cleaned) > LONGEST_LICENSE:
             _say(text, f"{kept} by its markers, which are not where they should be: left whole")
             return text
         _say(text, kept)
-    if _LICENSE.search(cleaned):
+    perhaps = any(_any_of(_LICENSE_WORDS, lower[start:end]) for start, end in books)
+    if perhaps and _any_of(_LICENSES, cleaned.lower()):
         _say(text, "a license stays in it: its lines are not where they should be")
     return cleaned
 
 
-@cache  # a corpus is read more than once
 def _say(text: str, what: str) -> None:
-    print(f"Project Gutenberg's {' '.join(text[:60].split())!r} …: {what}")
+    print(f"Project Gutenberg's {' '.join(text[:60].split())!r} …: {what}", flush=True)
 
 
-def _books(text: str) -> list[tuple[int, int]]:
+def _lower(text: str) -> str:
+    """The text in lower case, each character where it was."""
+    return text.replace("\u0130", "i").lower()
+
+
+def _any_of(words: tuple[str, ...], lower: str) -> bool:
+    return any(word in lower for word in words)
+
+
+def _matches(
+    pattern: re.Pattern[str], words: tuple[str, ...], text: str, lower: str
+) -> Iterator[re.Match[str]]:
+    """`pattern.finditer(text)` of a pattern that begins with a line and holds one of the words in
+    that line."""
+    lines: set[int] = set()
+    for word in words:
+        found = lower.find(word)
+        while found >= 0:
+            lines.add(lower.rfind("\n", 0, found) + 1)
+            found = lower.find(word, found + len(word))
+    end = 0
+    for start in sorted(lines):
+        match = pattern.match(text, start) if start >= end else None
+        if match:
+            yield match
+            end = match.end()
+
+
+def _books(text: str, lower: str) -> list[tuple[int, int]]:
     """Where each book begins and ends: between lines that say so, or before one that ends it."""
-    starts = [(m.start(), m.end()) for m in _START.finditer(text)]
-    ends = [m.start() for m in _END.finditer(text)]
-    licenses = [m.start() for m in _LICENSE_BEHIND.finditer(text)]
+    starts = [(m.start(), m.end()) for m in _matches(_START, _START_WORDS, text, lower)]
+    ends = [m.start() for m in _matches(_END, _END_WORDS, text, lower)]
+    behind = _matches(_LICENSE_BEHIND, _LICENSE_BEHIND_WORDS, text, lower)
+    licenses = [m.start() for m in behind]
     books = []
     for (_, start), (following, _) in zip(starts, [*starts[1:], (len(text), 0)]):
         within = [end for end in ends if start <= end < following]
@@ -96,18 +134,27 @@ def _books(text: str) -> list[tuple[int, int]]:
     return books
 
 
-def _clean(body: str) -> str:
-    body = _without_end_notes(_INSIDE.sub("", body))
-    blocks = re.split(r"\n\s*\n", _BRACKETED.sub("", body))
+def _clean(body: str, lower: str) -> str:
+    if "<<this electronic" in lower:
+        body = _INSIDE.sub("", body)
+        lower = _lower(body)
+    end = _end_notes(body, lower)
+    body, lower = body[:end], lower[:end]
+    bracketed = [m.span() for m in _matches(_BRACKETED, _BRACKETED_WORDS, body, lower)]
+    kept = zip([0, *(end for _, end in bracketed)], [*(start for start, _ in bracketed), end])
+    body = "".join(body[start:end] for start, end in kept)
+    blocks = re.split(r"\n\s*\n", body)
     blocks = [block.strip("\n").rstrip() for block in blocks if block.strip()]
     return "\n\n".join(_unwrap(block) for block in _without_credits(blocks))
 
 
-def _without_end_notes(body: str) -> str:
+def _end_notes(body: str, lower: str) -> int:
+    """Where a transcriber's notes begin, or the body ends."""
     length = len(body)
     earliest = max(length / 2, min(length * (1 - NOTES_SHARE), length - NOTES_LENGTH))
-    notes = next((m for m in _NOTES.finditer(body) if m.start() >= earliest), None)
-    return body[: notes.start()] if notes else body
+    if lower.find("transcriber", int(earliest)) < 0:
+        return length
+    return next((m.start() for m in _NOTES.finditer(body) if m.start() >= earliest), length)
 
 
 def _without_credits(blocks: list[str]) -> list[str]:
@@ -130,12 +177,13 @@ def _unwrap(block: str) -> str:
 
     A break is forced when the next line's first word would not have fitted.
     """
-    lines = [line.rstrip() for line in block.split("\n")]
-    width = max(len(line) for line in lines) - WRAP_TOLERANCE
-    indented = sum(line.startswith("  ") for line in lines[1:])
-    if len(lines) < 2 or width < SHORTEST_FULL_LINE - WRAP_TOLERANCE or indented:
+    lines = list(map(str.rstrip, block.split("\n")))
+    lengths = list(map(len, lines))
+    width = max(lengths) - WRAP_TOLERANCE
+    if len(lines) < 2 or width < SHORTEST_FULL_LINE - WRAP_TOLERANCE or "\n  " in block:
         return "\n".join(lines)
-    for line, following in pairwise(lines):
-        if len(line) + 1 + len(following.split(maxsplit=1)[0]) < width:
-            return "\n".join(lines)
-    return " ".join(line.strip() for line in lines)
+    if min(lengths[:-1]) + 2 < width:
+        for line, following in pairwise(lines):
+            if len(line) + 1 + len(following.split(maxsplit=1)[0]) < width:
+                return "\n".join(lines)
+    return " ".join(map(str.strip, lines))

@@ -16,6 +16,5 @@ def without_spaces(text: str) -> bool:
     text = text[:SAMPLE]
     words = text.split()
     letters = sum(map(len, words))
-    return bool(words) and (
-        2 * len(_NO_SPACES.findall(text)) > letters or letters > LONGEST_WORD * len(words)
-    )
+    crowded = 0 if text.isascii() else len(_NO_SPACES.findall(text))
+    return bool(words) and (2 * crowded > letters or letters > LONGEST_WORD * len(words))

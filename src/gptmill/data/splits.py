@@ -1,14 +1,14 @@
 """Train, validation and test: as files are named for them, else by shares of the text."""
 
-import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from gptmill.data.corpus import SPLITS, Document, documents
-from gptmill.data.duplicates import Dropped, Sketches, drop_duplicates
+from gptmill.data.corpus import SPLITS, Document
+from gptmill.data.duplicates import Dropped, drop_duplicates
+from gptmill.data.spool import Spool, read_corpus
 from gptmill.errors import UserError
 
 DROPPED = 255  # in a plan: no split
@@ -20,23 +20,39 @@ Fractions = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Plan:
-    """Which split each document of a folder goes to, by its position in reading order.
+    """Which split each document of a corpus goes to, by its position in reading order.
+
+    What was read is kept on the disk as long as the plan is; `with` ends that on time.
 
     Attributes:
+        spool: what was read.
         splits: [documents] indices into `SPLITS`; 255 for what was dropped, 254 for what is cut.
         cuts: of a document that is cut by position, the share of its characters in each split.
         shares: the share of all text that each split gets.
         dropped: what was left out, and why.
     """
 
+    spool: Spool
     splits: np.ndarray
     cuts: dict[int, Fractions]
     shares: Fractions
     dropped: Dropped = field(default_factory=Dropped)
 
+    def __enter__(self) -> "Plan":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.spool.close()
+
 
 def plan_splits(
-    folder: Path, *, validation_fraction: float, test_fraction: float, seed: int
+    folder: Path,
+    *,
+    validation_fraction: float,
+    test_fraction: float,
+    seed: int,
+    workers: int = 1,
+    beside: Path | None = None,
 ) -> Plan:
     """Read a corpus once, leave duplicates out and assign each other document to a split.
 
@@ -50,6 +66,10 @@ def plan_splits(
     documents than splits each is cut. Documents with known `nats` are independent draws of a
     source: all of them stay, and they are counted, not measured.
 
+    Args:
+        workers: processes that read and clean; the plan does not depend on it.
+        beside: what is read is kept in a temporary sibling of this path; None is the corpus.
+
     Raises:
         UserError: fractions that leave nothing to train on, or no text at all.
     """
@@ -59,26 +79,33 @@ def plan_splits(
             f"{validation_fraction} + {test_fraction}"
         )
     fractions = (1 - validation_fraction - test_fraction, validation_fraction, test_fraction)
-    survey = _survey(folder, seed)
-    dropped = Dropped()
-    groups = drop_duplicates(
-        survey.ids, survey.digests, survey.drawn, survey.sketches, survey.given, dropped
-    )
-    kept = groups >= 0
-    if not kept.any():
-        raise UserError(f"{folder} holds no text")
+    spool, sketches = read_corpus(folder, seed, workers, beside or folder)
+    try:
+        dropped = Dropped()
+        groups = drop_duplicates(spool.records, spool.id, sketches, dropped)
+        if not (groups >= 0).any():
+            raise UserError(f"{folder} holds no text")
+        return _planned(spool, groups, fractions, dropped)
+    except BaseException:
+        spool.close()
+        raise
+
+
+def _planned(spool: Spool, groups: np.ndarray, fractions: Fractions, dropped: Dropped) -> Plan:
+    """A split for every document that has a group."""
+    records, kept = spool.records, groups >= 0
     splits = np.full(len(kept), DROPPED, np.uint8)
     cuts: dict[int, Fractions] = {}
-    if (survey.given[kept] >= 0).any():
-        splits[kept] = np.maximum(survey.given[kept], 0)
+    if (records["given"][kept] >= 0).any():
+        splits[kept] = np.maximum(records["given"][kept], 0)
         given = set(splits[kept])
         wanted = tuple(0.0 if i in given and i else f for i, f in enumerate(fractions))
     else:
         splits[kept], wanted = 0, fractions
     if any(wanted[1:]):
         free = np.flatnonzero(splits == 0)
-        _draw(free, survey, groups, _of_one(wanted), splits, cuts)
-    return Plan(splits, cuts, _shares(survey.sizes, splits, cuts), dropped)
+        _draw(free, records, groups, _of_one(wanted), splits, cuts)
+    return Plan(spool, splits, cuts, _shares(records["characters"], splits, cuts), dropped)
 
 
 def _of_one(shares: tuple[float, ...]) -> Fractions:
@@ -88,83 +115,43 @@ def _of_one(shares: tuple[float, ...]) -> Fractions:
     return train, validation, test
 
 
-def split_documents(folder: Path, plan: Plan, split: str) -> Iterator[Document]:
+def split_documents(plan: Plan, split: str) -> Iterator[Document]:
     """Stream one split's documents in reading order.
 
     A document that is cut by position yields the piece that the split has: training text first,
     then validation, then test, with the split's name added to its id and no `nats`.
     """
     index = SPLITS.index(split)
-    for number, (document, assigned) in enumerate(zip(documents(folder), plan.splits, strict=True)):
+    for number, document in plan.spool.documents():
+        assigned = plan.splits[number]
         if assigned == CUT:
-            piece = _piece(document, plan.cuts[number], index)
-            if piece.text:
-                yield piece
+            text, ends = pieces(document.text, plan.cuts[number])[index]
+            if text:
+                yield replace(
+                    document, id=f"{document.id}#{split}", text=text, nats=None, ends=ends
+                )
         elif assigned == index:
             yield document
 
 
-def _piece(document: Document, fractions: Fractions, index: int) -> Document:
-    """The first 90% of a text's characters to train, the last 10% to validate, for example.
+def pieces(text: str, fractions: Fractions) -> list[tuple[str, bool]]:
+    """The first 90% of a text's characters to train, the last 10% to validate, for example: what
+    each split has, and whether the text ends there.
 
     A boundary within a character falls before it, where `int(0.9 * length)` puts it too.
     """
-    begin, end = _bounds(len(document.text), fractions)[index : index + 2]
+    bounds = _bounds(len(text), fractions)
     last = max(i for i, fraction in enumerate(fractions) if fraction)
-    text = document.text[begin:end]
-    return Document(f"{document.id}#{SPLITS[index]}", text, None, ends=index == last)
+    return [(text[bounds[i] : bounds[i + 1]], i == last) for i in range(len(SPLITS))]
 
 
 def _bounds(length: int, fractions: Fractions) -> list[int]:
     return [int(length * (1 - sum(fractions[split:]))) for split in range(len(SPLITS) + 1)]
 
 
-@dataclass(frozen=True)
-class _Survey:
-    """What one reading of a corpus leaves in memory, by document."""
-
-    ids: list[str]
-    keys: np.ndarray  # uint64, order of assignment
-    digests: np.ndarray  # uint64, equal for texts alike but for white space and case; 0 if empty
-    drawn: np.ndarray  # bool, an independent draw of a known source
-    sizes: np.ndarray  # characters
-    given: np.ndarray  # the split that its file is named for; -1 for none
-    sketches: Sketches
-
-
-def _survey(folder: Path, seed: int) -> _Survey:
-    ids, keys, digests, drawn, sizes, given = [], [], [], [], [], []
-    sketches = Sketches()
-    for number, document in enumerate(documents(folder)):
-        ids.append(document.id)
-        keys.append(_hash64(f"{seed}:{document.id}"))
-        drawn.append(document.nats is not None)
-        # Draws are never compared.
-        text = document.text if drawn[-1] else " ".join(document.text.casefold().split())
-        digests.append(_hash64(text) if document.text.strip() else 0)
-        sizes.append(len(document.text))
-        given.append(SPLITS.index(document.split) if document.split else -1)
-        if not drawn[-1]:
-            sketches.add(number, document.text)
-    return _Survey(
-        ids,
-        np.array(keys, np.uint64),
-        np.array(digests, np.uint64),
-        np.array(drawn),
-        np.array(sizes, np.int64),
-        np.array(given, np.int8),
-        sketches,
-    )
-
-
-def _hash64(text: str) -> int:
-    data = text.encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
-
-
 def _draw(
     free: np.ndarray,
-    survey: _Survey,
+    records: np.ndarray,
     groups: np.ndarray,
     fractions: Fractions,
     splits: np.ndarray,
@@ -175,19 +162,20 @@ def _draw(
         splits[free] = CUT
         cuts |= {int(number): fractions for number in free}
         return
-    weights = np.ones(len(free)) if survey.drawn[free].all() else survey.sizes[free]
-    splits[free] = _assign(survey.keys[free], groups[free], weights, fractions)
+    sizes = records["characters"]
+    weights = np.ones(len(free)) if records["drawn"][free].all() else sizes[free]
+    splits[free] = _assign(records["key"][free], groups[free], weights, fractions)
     short = [0.0, 0.0, 0.0]
     for held in (1, 2):
         share = fractions[held] * weights.sum()
         found = weights[splits[free] == held].sum()
         short[held] = share - found if found < NEAR * share else 0.0
-    for number in free[np.argsort(-survey.sizes[free], kind="stable")]:
+    for number in free[np.argsort(-sizes[free], kind="stable")]:
         if not any(short):
             break
         if splits[number] == 0:
             # At least half of a document stays where its kind is learned.
-            size = survey.sizes[number]
+            size = sizes[number]
             scale = min(1.0, size / 2 / sum(short))
             _, validation, test = (part * scale / size for part in short)
             splits[number] = CUT

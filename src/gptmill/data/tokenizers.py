@@ -18,9 +18,7 @@ from gptmill.tokenizer import (
 GPT2_MANIFEST = Path("profiles/manifests/gpt2_bpe.json")
 
 
-def make_tokenizer(
-    kind: str, corpus: Path, plan: Plan, vocabulary_size: int, foundation: Start
-) -> Tokenizer:
+def make_tokenizer(kind: str, plan: Plan, vocabulary_size: int, foundation: Start) -> Tokenizer:
     """GPT-2's byte pairs, those of the model to be continued, or BPE, characters or words learned
     from the training split alone.
 
@@ -34,7 +32,7 @@ def make_tokenizer(
         return load_tokenizer(Path(foundation.location))
     if kind in ("gpt2", "foundation"):  # what is published as GPT-2 has GPT-2's byte pairs
         return _fetch_gpt2()
-    texts = (document.text for document in split_documents(corpus, plan, "train"))
+    texts = (document.text for document in split_documents(plan, "train"))
     if kind == "bpe":
         return train_byte_pairs(texts, vocabulary_size)
     return train_vocabulary(texts, kind, vocabulary_size)

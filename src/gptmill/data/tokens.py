@@ -1,31 +1,23 @@
-"""Token shards on disk: written in bounded memory, read by memory mapping, sampled in windows.
+"""Token shards on disk: read by memory mapping, sampled in windows.
 
 Layout of a token folder: `index.json` (tokenizer hash, type, counts), `tokenizer/`, and for each
 split `00000.bin`, `00001.bin`, … (raw little-endian ids, every shard but the last of one size)
 and `documents.npy`, int64 [documents, 2]: where each document starts, in tokens, and its size in
-UTF-8 bytes.
+UTF-8 bytes. `gptmill.data.shards` writes it.
 """
 
-import math
-from array import array
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tokenize import TokenError
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Annotated, Literal
 from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import BaseModel, Field
-from tqdm import tqdm
 
-from gptmill.data.corpus import SPLITS, Document
-from gptmill.data.splits import Plan, split_documents
 from gptmill.errors import UserError
-from gptmill.files import atomic_folder, sha256_tree, write_json
 from gptmill.shapes import read_json_as
 from gptmill.tokenizer import Tokenizer
 
-BATCH_CHARACTERS = 1 << 22  # text encoded at once
 INDEX, DOCUMENTS = "index.json", "documents.npy"
 # What NumPy raises for a damaged file.
 UNREADABLE = (OSError, ValueError, EOFError, SyntaxError, TokenError, MemoryError, BadZipFile)
@@ -59,181 +51,6 @@ class Index(BaseModel):
     dtype: Literal["uint16", "uint32"]
     shard_tokens: Annotated[int, Field(gt=0)]
     splits: dict[str, SplitEntry]
-
-
-# --- Writing
-
-
-def write_tokens(
-    corpus: Path,
-    tokenizer: Tokenizer,
-    folder: Path,
-    *,
-    plan: Plan,
-    shard_tokens: int,
-) -> dict[str, float]:
-    """Encode a raw corpus into shards, `<|endoftext|>` after every document.
-
-    Memory is bounded by the longest document and `BATCH_CHARACTERS`, not by the corpus. Ids are
-    uint16 if the vocabulary fits, else uint32. Of a document cut by position only the last piece
-    is followed by `<|endoftext|>`, for only there a document ends.
-
-    Returns:
-        Counts: `<split>/documents`, `/tokens`, `/bytes`, `/words`, `/nats` (where all are known)
-        and `dropped/<reason>`.
-
-    Raises:
-        UserError: the corpus cannot be read, or leaves no text to train on.
-    """
-    with atomic_folder(folder) as beside:
-        (beside / "tokenizer").mkdir()
-        tokenizer.save(beside / "tokenizer")
-        dtype = np.dtype("<u2" if tokenizer.vocabulary_size <= 1 << 16 else "<u4")
-        index = _empty_index(
-            tokenizer, sha256_tree(beside / "tokenizer"), dtype, shard_tokens, plan
-        )
-        for split in SPLITS:
-            texts = split_documents(corpus, plan, split)
-            writer = _ShardWriter(beside / split, dtype, shard_tokens)
-            index["splits"][split] = _write_split(texts, tokenizer, writer, split)
-            if split == "train" and not index["splits"][split]["tokens"]:
-                raise UserError(f"{corpus}: {_nothing_to_train_on(plan)}")
-        write_json(beside / INDEX, index)
-    return _counts(index)
-
-
-def _nothing_to_train_on(plan: Plan) -> str:
-    dropped = ", ".join(
-        f"{count:,} {reason.replace('_', ' ')}"
-        for reason, count in plan.dropped.counts.items()
-        if count
-    )
-    return (
-        f"no text is left to train on (dropped: {dropped or 'nothing'}); add text, or take the "
-        "same text out of the validation and test files"
-    )
-
-
-def _empty_index(
-    tokenizer: Tokenizer, tokenizer_hash: str, dtype: np.dtype, shard_tokens: int, plan: Plan
-) -> dict[str, Any]:
-    return {
-        "tokenizer": tokenizer_hash,
-        "vocabulary_size": tokenizer.vocabulary_size,
-        "end_of_text": tokenizer.end_of_text,
-        "dtype": dtype.name,
-        "shard_tokens": shard_tokens,
-        "splits": {},
-        "dropped": dict(plan.dropped.counts),
-        "duplicates": plan.dropped.duplicates,
-    }
-
-
-def _write_split(
-    texts: Iterable[Document],
-    tokenizer: Tokenizer,
-    writer: "_ShardWriter",
-    split: str,
-) -> dict[str, Any]:
-    """Encode one split's documents and return its entry in the index."""
-    layout, words = array("q"), 0
-    unknown_id, unknown = getattr(tokenizer, "unknown", None), 0
-    nats: list[float | None] = []
-    progress = tqdm(desc=f"tokenize {split}", unit="B", unit_scale=True, disable=None)
-    with writer, progress:
-        for batch in _batches(texts):
-            encoded = tokenizer.encode_batch([document.text for document in batch])
-            for document, ids in zip(batch, encoded, strict=True):
-                size = len(document.text.encode())
-                layout.extend((writer.tokens, size))
-                end = [tokenizer.end_of_text] if document.ends else []
-                writer.append(np.array(ids + end, writer.dtype))
-                unknown += 0 if unknown_id is None else ids.count(unknown_id)
-                words += len(document.text.split())
-                nats.append(document.nats)
-                progress.update(size)
-    table = np.array(layout, np.int64).reshape(-1, 2)
-    known = [value for value in nats if value is not None]
-    np.save(writer.folder / DOCUMENTS, table)
-    return {
-        "documents": len(table),
-        "tokens": writer.tokens,
-        "bytes": int(table[:, 1].sum()),
-        "words": words,
-        "nats": math.fsum(known) if known and len(known) == len(nats) else None,
-        "shards": writer.shards,
-        # Of a tokenizer that knows all text there are none.
-        **({"unknown": unknown} if unknown_id is not None else {}),
-    }
-
-
-def _batches(texts: Iterable[Document]) -> Iterator[list[Document]]:
-    """Lists of documents with about `BATCH_CHARACTERS` characters, at least one document."""
-    batch: list[Document] = []
-    characters = 0
-    for document in texts:
-        batch.append(document)
-        characters += len(document.text)
-        if characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
-
-
-class _ShardWriter:
-    """Appends ids to files of `shard_tokens` each; `shards` lists name and tokens."""
-
-    def __init__(self, folder: Path, dtype: np.dtype, shard_tokens: int) -> None:
-        folder.mkdir(parents=True)
-        self.folder, self.dtype, self.shard_tokens = folder, dtype, shard_tokens
-        self.tokens = 0
-        self.shards: list[dict[str, Any]] = []
-        self._file: BinaryIO | None = None
-
-    def append(self, ids: np.ndarray) -> None:
-        while len(ids):
-            file = self._file or self._open()
-            room = self.shard_tokens - self.shards[-1]["tokens"]
-            file.write(ids[:room].tobytes())
-            self.shards[-1]["tokens"] += len(ids[:room])
-            self.tokens += len(ids[:room])
-            ids = ids[room:]
-            if self.shards[-1]["tokens"] == self.shard_tokens:
-                self._close()
-
-    def _open(self) -> BinaryIO:
-        name = f"{len(self.shards):05d}.bin"
-        self._file = (self.folder / name).open("wb")
-        self.shards.append({"name": name, "tokens": 0})
-        return self._file
-
-    def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def __enter__(self) -> "_ShardWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
-
-def _counts(index: dict[str, Any]) -> dict[str, float]:
-    """The index's numbers as flat metrics."""
-    counts = {
-        f"{split}/{name}": entry[name]
-        for split, entry in index["splits"].items()
-        for name in ("documents", "tokens", "bytes", "words", "nats")
-        if entry[name] is not None
-    }
-    counts |= {
-        f"{split}/unknown/share": entry["unknown"] / max(1, entry["tokens"])
-        for split, entry in index["splits"].items()
-        if "unknown" in entry
-    }
-    return counts | {f"dropped/{reason}": count for reason, count in index["dropped"].items()}
 
 
 # --- Reading

@@ -9,9 +9,10 @@ import numpy as np
 
 from gptmill.data import classification, instructions
 from gptmill.data.corpus import SPLITS
+from gptmill.data.shards import write_tokens
 from gptmill.data.splits import plan_splits
 from gptmill.data.tokenizers import GPT2_MANIFEST, make_tokenizer
-from gptmill.data.tokens import TokenSplit, write_tokens
+from gptmill.data.tokens import TokenSplit
 from gptmill.errors import UserError
 from gptmill.fetch.download import fetch
 from gptmill.files import read_json, state_root
@@ -165,13 +166,9 @@ def _corpus(parameters: Parameters, sample: Sample, tokens: Path) -> Corpus:
     )
     planned = time.process_time()
     if tokenizer is None:
-        tokenizer = make_tokenizer(
-            section.kind, sample.folder, plan, section.vocabulary_size, start
-        )
+        tokenizer = make_tokenizer(section.kind, plan, section.vocabulary_size, start)
     made = time.process_time()
-    counts = write_tokens(
-        sample.folder, tokenizer, tokens, plan=plan, shard_tokens=section.shard_tokens
-    )
+    counts = write_tokens(plan, tokenizer, tokens, shard_tokens=section.shard_tokens)
     written = time.process_time()
     total = sum(counts[f"{split}/tokens"] for split in SPLITS)
     size = sum(counts[f"{split}/bytes"] for split in SPLITS)

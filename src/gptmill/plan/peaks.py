@@ -3,8 +3,9 @@
 import math
 from collections.abc import Mapping
 
+from gptmill.data.corpus import BATCH_BYTES
 from gptmill.data.duplicates import SKETCH_LIMIT
-from gptmill.data.tokens import BATCH_CHARACTERS
+from gptmill.data.shards import AHEAD
 from gptmill.export.parity import POSITIONS
 from gptmill.model.config import GPT2Config
 from gptmill.plan.activations import FLOAT, Compute, Kept
@@ -179,9 +180,10 @@ def _writing(size: ModelSize, config: GPT2Config, rows: int, prompt: int, new: i
 
 
 def _tokenizing(work: Workload) -> int:
-    """A batch of text with its tokens, the sketches of duplicates, and the vocabulary."""
+    """Batches of text with their tokens, the sketches of duplicates, and the vocabulary."""
     corpus = work.counts.corpus
-    characters = min(corpus.sample.bytes, BATCH_CHARACTERS)
+    batches = AHEAD * work.parameters.runtime.threads
+    characters = min(corpus.sample.bytes, batches * BATCH_BYTES)
     drawn = work.parameters.download.corpus.source == "embedded"  # never looked at for duplicates
     sketches = 0 if drawn else SKETCH * min(SKETCH_LIMIT, corpus.sample.bytes / WORD)
     text = TEXT_COPIES * characters + token_bytes(round(characters / corpus.token_bytes))

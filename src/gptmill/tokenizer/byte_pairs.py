@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tiktoken
 
 from gptmill.errors import UserError
@@ -51,16 +52,33 @@ class BytePairTokenizer(Tokenizer):
         return self.ranks
 
     def encode(self, text: str) -> list[int]:
-        if len(text) < LONG_TEXT:
-            return self._encoding.encode_ordinary(text)
-        ids, start = [], 0
+        ids = []
+        for encoding, part in self._parts(text):
+            ids += encoding.encode_ordinary(part)
+        return ids
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        # No list of integers is made, so Python's lock is free while tiktoken works.
+        return [
+            np.concatenate(
+                [e.encode_to_numpy(part, disallowed_special=()) for e, part in self._parts(text)]
+            )
+            for text in texts
+        ]
+
+    def _parts(self, text: str) -> list[tuple[tiktoken.Encoding, str]]:
+        """The text in parts that no merge crosses, and what encodes each."""
+        # A long run holds one of these characters.
+        if not any(text[at].isspace() for at in range(LONG_TEXT - 1, len(text), LONG_TEXT)):
+            return [(self._encoding, text)]
+        parts, start = [], 0
         for run in LONG_SPACE.finditer(text):
             # A run is one piece, less its last character where a word follows.
             end = run.end() - (run.end() < len(text))
-            ids += self._encoding.encode_ordinary(text[start : run.start()])
-            ids += self._whole.encode_ordinary(text[run.start() : end])
+            parts.append((self._encoding, text[start : run.start()]))
+            parts.append((self._whole, text[run.start() : end]))
             start = end
-        return ids + self._encoding.encode_ordinary(text[start:])
+        return [*parts, (self._encoding, text[start:])]
 
     @cached_property
     def _whole(self) -> tiktoken.Encoding:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from gptmill.data.documents import DocumentExamples, collate_documents
+from gptmill.data.shards import write_tokens
 from gptmill.data.splits import plan_splits
-from gptmill.data.tokens import TokenSplit, write_tokens
+from gptmill.data.tokens import TokenSplit
 from gptmill.tokenizer import byte_pairs_from_merges
 
 TOKENIZER = byte_pairs_from_merges([])
@@ -21,7 +22,7 @@ def split(tmp_path: Path) -> TokenSplit:
     for number, text in enumerate(TEXTS):
         (raw / f"{number:02d}.txt").write_text(text)
     plan = plan_splits(raw, validation_fraction=0.0, test_fraction=0.0, seed=1)
-    write_tokens(raw, TOKENIZER, tmp_path / "tokens", plan=plan, shard_tokens=97)
+    write_tokens(plan, TOKENIZER, tmp_path / "tokens", shard_tokens=97)
     return TokenSplit(tmp_path / "tokens", "train")
 
 

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptmill.data import tokens as module
+from gptmill.data import corpus as module
 from gptmill.data.corpus import SPLITS
+from gptmill.data.shards import write_tokens
 from gptmill.data.splits import plan_splits, split_documents
-from gptmill.data.tokens import TokenSplit, WindowSampler, sliding_windows, write_tokens
+from gptmill.data.tokens import TokenSplit, WindowSampler, sliding_windows
 from gptmill.errors import UserError
 from gptmill.files import sha256_tree
 from gptmill.tokenizer import load_tokenizer, train_byte_pairs, train_vocabulary
@@ -41,7 +42,7 @@ def written(tmp_path_factory):
     corpus = write_corpus(folder / "raw", 50)
     plan = plan_of(corpus)
     tokenizer = train_byte_pairs(["dog cat ran far dog cat ran far"], 270)
-    metrics = write_tokens(corpus, tokenizer, folder / "out", plan=plan, shard_tokens=300)
+    metrics = write_tokens(plan, tokenizer, folder / "out", shard_tokens=300)
     return corpus, plan, tokenizer, folder / "out", metrics
 
 
@@ -51,8 +52,8 @@ def everything(split: TokenSplit) -> list[int]:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_shards_hold_every_document_and_its_end(written, split):
-    corpus, plan, tokenizer, folder, metrics = written
-    texts = [document.text for document in split_documents(corpus, plan, split)]
+    _, plan, tokenizer, folder, metrics = written
+    texts = [document.text for document in split_documents(plan, split)]
     expected, starts = [], []
     for text in texts:
         starts.append(len(expected))
@@ -81,21 +82,29 @@ def test_the_index_names_the_tokenizer_and_the_shards(written):
     assert (folder / "train" / shards[0]["name"]).stat().st_size == 600
 
 
-def test_small_batches_and_other_runs_write_the_same_bytes(written, tmp_path, monkeypatch):
-    corpus, plan, tokenizer, folder, _ = written
-    monkeypatch.setattr(module, "BATCH_CHARACTERS", 1)
-    write_tokens(corpus, tokenizer, tmp_path / "out", plan=plan, shard_tokens=300)
-    assert sha256_tree(tmp_path / "out") == sha256_tree(folder)
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_small_batches_and_any_number_of_workers_write_the_same_bytes(
+    written, tmp_path, monkeypatch, workers
+):
+    corpus, _, tokenizer, folder, _ = written
+    monkeypatch.setattr(module, "BATCH_BYTES", 100)
+    fractions = {"validation_fraction": 0.1, "test_fraction": 0.1}
+    out = tmp_path / "out"
+    with plan_splits(corpus, **fractions, seed=3, workers=workers, beside=out) as plan:
+        assert plan.spool.batches > 20
+        write_tokens(plan, tokenizer, out, shard_tokens=300, workers=workers)
+    assert sha256_tree(out) == sha256_tree(folder)
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_a_large_vocabulary_takes_four_bytes(tmp_path):
     corpus = write_corpus(tmp_path / "raw", 3)
     characters = "".join(chr(code) for code in range(0x10000, 0x10000 + 70000))
     tokenizer = train_vocabulary([characters + "dogcätrnf 0123456789"], "character", 80000)
-    write_tokens(corpus, tokenizer, tmp_path / "out", plan=plan_of(corpus), shard_tokens=100)
+    write_tokens(plan_of(corpus), tokenizer, tmp_path / "out", shard_tokens=100)
     assert json.loads((tmp_path / "out" / "index.json").read_text())["dtype"] == "uint32"
     split = TokenSplit(tmp_path / "out", "train")
-    text = next(split_documents(corpus, plan_of(corpus), "train")).text
+    text = next(split_documents(plan_of(corpus), "train")).text
     assert everything(split) == [*tokenizer.encode(text), tokenizer.end_of_text]
     assert split.end_of_text == tokenizer.end_of_text
 
@@ -104,7 +113,7 @@ def test_a_cut_document_ends_once(tmp_path):
     corpus = write_corpus(tmp_path / "raw", 1, nats=False)
     tokenizer = train_byte_pairs(["dog"], 258)
     plan = plan_of(corpus, test=0.0)
-    metrics = write_tokens(corpus, tokenizer, tmp_path / "out", plan=plan, shard_tokens=10**6)
+    metrics = write_tokens(plan, tokenizer, tmp_path / "out", shard_tokens=10**6)
     pieces = [everything(TokenSplit(tmp_path / "out", name)) for name in SPLITS[:2]]
     text = json.loads((corpus / "documents.jsonl").read_text())["text"]
     assert tokenizer.decode(pieces[0] + pieces[1][:-1]) == text
@@ -122,7 +131,7 @@ def test_a_validation_file_that_repeats_the_training_file_leaves_nothing(tmp_pat
     plan = plan_splits(tmp_path / "corpus", validation_fraction=0.1, test_fraction=0.0, seed=1)
     tokenizer = train_vocabulary(["The same text. "], "character", 100)
     with pytest.raises(UserError, match=r"no text is left to train on .*1 exact duplicate"):
-        write_tokens(tmp_path / "corpus", tokenizer, tmp_path / "t", plan=plan, shard_tokens=99)
+        write_tokens(plan, tokenizer, tmp_path / "t", shard_tokens=99)
     assert not (tmp_path / "t").exists()
 
 
@@ -142,8 +151,8 @@ def test_a_window_outside_the_split_is_an_error(written, start):
 
 
 def test_a_damaged_folder_is_told(written, tmp_path):
-    corpus, plan, tokenizer, _, _ = written
-    write_tokens(corpus, tokenizer, tmp_path / "out", plan=plan, shard_tokens=300)
+    _, plan, tokenizer, _, _ = written
+    write_tokens(plan, tokenizer, tmp_path / "out", shard_tokens=300)
     with pytest.raises(UserError, match="no split 'dev', only train, validation, test"):
         TokenSplit(tmp_path / "out", "dev")
     shard = tmp_path / "out" / "train" / "00001.bin"
@@ -152,16 +161,30 @@ def test_a_damaged_folder_is_told(written, tmp_path):
         TokenSplit(tmp_path / "out", "train")
 
 
-def test_a_failure_leaves_the_earlier_folder(written, tmp_path):
-    corpus, plan, tokenizer, _, _ = written
-    write_tokens(corpus, tokenizer, tmp_path / "out", plan=plan, shard_tokens=300)
+def test_a_failure_leaves_the_earlier_folder(written, tmp_path, monkeypatch):
+    _, plan, tokenizer, _, _ = written
+    write_tokens(plan, tokenizer, tmp_path / "out", shard_tokens=300)
     before = sha256_tree(tmp_path / "out")
-    broken = write_corpus(tmp_path / "raw", 50)
-    (broken / "documents.jsonl").write_text("{}\n")
-    with pytest.raises(UserError, match="line 1"):
-        write_tokens(broken, tokenizer, tmp_path / "out", plan=plan, shard_tokens=300)
+
+    def fail(texts):
+        raise UserError("it fails")
+
+    monkeypatch.setattr(tokenizer, "encode_arrays", fail)
+    with pytest.raises(UserError, match="it fails"):
+        write_tokens(plan, tokenizer, tmp_path / "out", shard_tokens=300)
     assert sha256_tree(tmp_path / "out") == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_broken_line_is_told_by_its_number_and_leaves_nothing(tmp_path, monkeypatch, workers):
+    monkeypatch.setattr(module, "BATCH_BYTES", 100)
+    corpus = write_corpus(tmp_path / "raw", 50)
+    lines = (corpus / "documents.jsonl").read_text().splitlines()
+    (corpus / "documents.jsonl").write_text("\n".join([*lines[:30], "{}", *lines[30:]]))
+    with pytest.raises(UserError, match="line 31 is not a document"):
+        plan_splits(corpus, validation_fraction=0.1, test_fraction=0.1, seed=3, workers=workers)
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 
 # --- Sampling

@@ -11,9 +11,10 @@ import pytest
 from gptmill.check import cost
 from gptmill.cli import main
 from gptmill.data.raw import make_raw
+from gptmill.data.shards import write_tokens
 from gptmill.data.splits import plan_splits
 from gptmill.data.tokenizers import make_tokenizer
-from gptmill.data.tokens import TokenSplit, write_tokens
+from gptmill.data.tokens import TokenSplit
 from gptmill.export.onnx import export_language_model
 from gptmill.export.quantize import quantized
 from gptmill.params import PARAMS_FILE, Parameters, load
@@ -59,8 +60,8 @@ def test_counts_are_those_of_the_stages(
     make_raw("corpus", small_parameters.download.corpus, tmp_path / "raw")
     plan = plan_splits(tmp_path / "raw", validation_fraction=0.05, test_fraction=0.05, seed=1)
     start = small_parameters.pretrain.foundation
-    tokenizer = make_tokenizer("bpe", tmp_path / "raw", plan, 1024, start)
-    write_tokens(tmp_path / "raw", tokenizer, tmp_path / "tokens", plan=plan, shard_tokens=10**7)
+    tokenizer = make_tokenizer("bpe", plan, 1024, start)
+    write_tokens(plan, tokenizer, tmp_path / "tokens", shard_tokens=10**7)
     real = [TokenSplit(tmp_path / "tokens", split) for split in ("train", "validation", "test")]
     corpus = small_counts.corpus
     assert sum(corpus.tokens.values()) == sum(len(split) for split in real)

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from gptmill.data.corpus import write_documents
+from gptmill.data.shards import write_tokens
 from gptmill.data.splits import plan_splits
 from gptmill.data.tokenizers import make_tokenizer
-from gptmill.data.tokens import TokenSplit, write_tokens
+from gptmill.data.tokens import TokenSplit
 from gptmill.embedded.stories import stories
 from gptmill.model.config import GPT2Config
 from gptmill.model.gpt2 import GPT2
@@ -28,7 +29,7 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> list[Finding]:
     write_documents(told, root / "corpus/documents.jsonl")
     tokenizer = train_vocabulary([story.text for story in told], "character", 100)
     plan = plan_splits(root / "corpus", validation_fraction=0.3, test_fraction=0.0, seed=1)
-    write_tokens(root / "corpus", tokenizer, root / "tokens", plan=plan, shard_tokens=10**6)
+    write_tokens(plan, tokenizer, root / "tokens", shard_tokens=10**6)
     torch.manual_seed(0)
     config = GPT2Config(
         tokenizer.vocabulary_size, 16, 1, 2, 16,
@@ -92,8 +93,8 @@ def test_what_a_text_cannot_show_is_left_out_and_said(
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus/text.txt").write_text(text)
     plan = plan_splits(tmp_path / "corpus", validation_fraction=0.05, test_fraction=0.05, seed=1)
-    tokenizer = make_tokenizer(kind, tmp_path / "corpus", plan, 300, load().pretrain.foundation)
-    write_tokens(tmp_path / "corpus", tokenizer, tmp_path / "tokens", plan=plan, shard_tokens=10**6)
+    tokenizer = make_tokenizer(kind, plan, 300, load().pretrain.foundation)
+    write_tokens(plan, tokenizer, tmp_path / "tokens", shard_tokens=10**6)
     capsys.readouterr()
     config = GPT2Config(tokenizer.vocabulary_size, 16, 1, 1, 8)
     subject = Subject(

@@ -87,7 +87,7 @@ def test_the_foundations_tokenizer_is_taken(
     model: GPT2, write: Write, tokenizer: BytePairTokenizer
 ) -> None:
     start = section(write(model)).foundation
-    taken = make_tokenizer("foundation", Path("unused"), None, 5, start)
+    taken = make_tokenizer("foundation", None, 5, start)
     assert taken.encode("Every effort") == tokenizer.encode("Every effort")
     with pytest.raises(UserError, match=r"foundation needs a pretrain\.foundation"):
-        make_tokenizer("foundation", Path("unused"), None, 5, section(None).foundation)
+        make_tokenizer("foundation", None, 5, section(None).foundation)
