@@ -40,15 +40,14 @@ def train_stage(
     training = section.training
     model = runtime.spread(recipe.model)
     optimizer = build_optimizer(model, section.optimizer, runtime.workers(model))
-    state = TrainState(model, optimizer, recipe.batches)
-    state.whole_model = recipe.model if model is not recipe.model else None
+    whole_model = recipe.model if model is not recipe.model else None
+    state = TrainState(model, optimizer, recipe.batches, whole_model=whole_model)
     checkpoints = Checkpoints(name, run_key([section, *keyed], list(inputs.values())), runtime)
     finished = not checkpoints.load(state) and checkpoints.load_finished(state, section)
     with stage_of(runtime.first, name, section.model_dump(), inputs, state.run_id) as stage:
         state.run_id = stage.run_id
         hooks = recipe.hooks(stage.text)
         if finished:
-            state.gather()
             rate = 0.0
             show_finished(state, hooks, stage.log)
         else:
@@ -66,6 +65,7 @@ def train_stage(
                 hooks=hooks,
             )
             checkpoints.finish(state)
+        state.gather()
         result = recipe.finish(state, stage.text)
         if not runtime.first:
             return

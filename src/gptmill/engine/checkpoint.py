@@ -165,7 +165,9 @@ class Checkpoints:
             return False
         step, path = found
         device = next(model.parameters()).device
-        fill(torch.load(path, map_location="cpu", weights_only=True))
+        # Mapped, so that the processes of one machine hold one copy of the file.
+        several = self._runtime.world_size > 1
+        fill(torch.load(path, map_location="cpu", weights_only=True, mmap=several))
         model.to(device)
         keeps(f"the checkpoint of step {step}")
         return True

@@ -24,6 +24,15 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor().cpu() if is_sharded(tensor) else tensor
 
 
+def saved(tensor: Tensor) -> Tensor:
+    """The full tensor in the first process; nothing in the others, so that a machine holds it once.
+    Every process has to call this."""
+    if not is_sharded(tensor):
+        return tensor
+    full = tensor.full_tensor()
+    return full.cpu() if distributed.get_rank() == 0 else torch.empty(0)
+
+
 def local(tensor: Tensor) -> Tensor:
     """This process's part, which shares memory with the tensor."""
     return tensor.to_local() if is_sharded(tensor) else tensor
@@ -49,17 +58,17 @@ def sharded(full: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(full, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def whole_states(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimizer's `state_dict` with full tensors. Every process has to call this."""
-    saved = optimizer.state_dict()
+def saved_states(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimizer's `state_dict` with full tensors, as `saved` has them."""
+    values = optimizer.state_dict()
     states = {
-        index: {name: whole(value) for name, value in state.items()}
-        for index, state in saved["state"].items()
+        index: {name: saved(value) for name, value in state.items()}
+        for index, state in values["state"].items()
     }
-    return saved | {"state": states}
+    return values | {"state": states}
 
 
-def sharded_states(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def sharded_states(values: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """A `state_dict` of full tensors, cut as the optimizer's parameters are, and laid out as they
     are: a fused step walks through the memory of both, whatever their strides say."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -76,9 +85,9 @@ def sharded_states(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> d
 
     states = {
         index: {name: cut(index, value) for name, value in state.items()}
-        for index, state in saved["state"].items()
+        for index, state in values["state"].items()
     }
-    return saved | {"state": states}
+    return values | {"state": states}
 
 
 def fully_sharded(

@@ -1,5 +1,7 @@
 """All that a training run is, so that N + M steps equal N steps, a kill, and M more."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -7,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gptmill.engine.parallel import sharded, sharded_states, whole, whole_states
+from gptmill.engine.parallel import saved, saved_states, sharded, sharded_states, whole
 
 
 class Batches(Protocol):
@@ -38,7 +40,7 @@ class TrainState:
     """The raw model (never a wrapper), its optimizer, the position in the data, and the records.
 
     Where `model` is sharded, `whole_model` is the same model with plain tensors, to evaluate and to
-    sample from; `gather` brings it up to date.
+    sample from: it has memory only while it is `gathered`.
 
     `best_value` is the lowest validation loss so far and `best_weights` what reached it, when the
     run chooses by validation; `curves` are the logged points, so that a resumed run draws them
@@ -56,19 +58,24 @@ class TrainState:
     run_id: str = ""
     whole_model: nn.Module | None = None
 
+    def __post_init__(self) -> None:
+        if self.whole_model is not None:
+            self._device = next(self.whole_model.parameters()).device
+            self.whole_model.to("meta")
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only, so that `torch.load(weights_only=True)` reads it.
 
         The tensors are whole: a state saved by four processes continues on two, or on one. Every
-        process has to call this.
+        process has to call this; the first alone has what is to be written.
         """
         return {
-            "model": _whole(self.model.state_dict()),
-            "optimizer": whole_states(self.optimizer),
+            "model": _saved(self.model.state_dict()),
+            "optimizer": saved_states(self.optimizer),
             "batches": self.batches.state_dict(),
             "random": random_state(),
             **{name: getattr(self, name) for name in RECORDS},
-            "best_weights": _whole(self.best_weights),
+            "best_weights": _saved(self.best_weights),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -85,7 +92,7 @@ class TrainState:
     def finished_dict(self) -> dict[str, Any]:
         """Weights and records of a training that is over, whose best weights are the model's."""
         figures = {name: getattr(self, name) for name in FIGURES}
-        return {"model": _whole(self.model.state_dict()), **figures}
+        return {"model": _saved(self.model.state_dict()), **figures}
 
     def load_finished(self, state: dict[str, Any]) -> None:
         """Become a training that is over; the tracking run will be another."""
@@ -107,13 +114,25 @@ class TrainState:
             self.model.load_state_dict(self.best_weights)
 
     def gather(self) -> None:
-        """Give `whole_model` the weights of a sharded model. Every process has to call this."""
+        """Give `whole_model` memory and a sharded model's weights. Every process has to call this;
+        without a sharded model it does nothing."""
         if self.whole_model is not None:
-            self.whole_model.load_state_dict(_whole(self.model.state_dict()))
+            self.whole_model.to_empty(device=self._device)
+            targets = self.whole_model.state_dict()
+            for name, tensor in self.model.state_dict().items():
+                targets[name].copy_(whole(tensor))
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """`gather`, and the memory given back after the block."""
+        self.gather()
+        yield
+        if self.whole_model is not None:
+            self.whole_model.to("meta")
 
 
-def _whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: whole(tensor) for name, tensor in tensors.items()}
+def _saved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: saved(tensor) for name, tensor in tensors.items()}
 
 
 def _sharded(tensors: dict[str, Tensor], like: dict[str, Tensor]) -> dict[str, Tensor]:

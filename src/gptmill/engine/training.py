@@ -78,7 +78,6 @@ def train(
             ],
         )
     state.restore_best()
-    state.gather()
     return clock.targets_per_second
 
 
@@ -166,8 +165,8 @@ def _logging_hook(log: Log, clock: Clock, rate: str) -> Hook:
 
 
 def _evaluate(state: TrainState, evaluate: Callable[[], dict[str, float]], log: Log) -> None:
-    state.gather()
-    point = evaluate()
+    with state.gathered():
+        point = evaluate()
     _record(state, "evaluation", point)
     state.keep_best(point["validation/loss"])
     log(state.step, point)

@@ -54,9 +54,10 @@ class Pretraining:
 
     def hooks(self, note: Note) -> Sequence[Hook]:
         def sample(state: TrainState) -> None:
-            state.gather()
-            prompt, decoder = self._section.prompt, TorchDecoder(self.model)
-            text = generate(decoder, self.tokenizer, [prompt], self._options)[0].text
+            prompt = self._section.prompt
+            with state.gathered():
+                decoder = TorchDecoder(self.model)
+                text = generate(decoder, self.tokenizer, [prompt], self._options)[0].text
             state.curves.setdefault("samples", []).append({"step": state.step, "text": text})
             note("samples", state.step, prompt + text)
 
