@@ -24,7 +24,7 @@ class Launch(Section):
     processes: Threads = Field(description="processes on each machine; one for each GPU")
     nodes: Threads = Field(description="machines, at most")
     minimum_nodes: Threads = Field(description="machines to start with, and to continue with")
-    rendezvous: str = Field(description="HOST:PORT of the first machine; empty on one machine")
+    rendezvous: str = Field(description="HOST:PORT of the first machine; empty on one or in Slurm")
     strategy: Literal["none", "ddp", "fsdp2"] = Field(
         description="ddp: a whole model in each process; fsdp2: a part of it in each"
     )
@@ -48,8 +48,6 @@ class Launch(Section):
                 f"{self.world_size} processes need a strategy: ddp if the model fits each of them, "
                 "else fsdp2"
             )
-        if self.nodes > 1 and not self.rendezvous:
-            raise ValueError(f"{self.nodes} machines need a rendezvous: HOST:PORT of the first")
         if self.minimum_nodes > self.nodes:
             raise ValueError(f"minimum_nodes {self.minimum_nodes} is above nodes {self.nodes}")
         return self
