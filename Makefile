@@ -12,7 +12,7 @@ FRESH_REPORT := [ -f report/index.html ] && \
 	[ -z "$$(find timings -name '*.json' ! -name report.json -newer report/index.html)" ]
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-faults test-clients test-peers fuzz check coverage lint types browser docs ui lock audit sbom clean
+.PHONY: help setup repro test test-faults test-clusters test-clients test-peers fuzz check coverage lint types browser docs ui lock audit sbom clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -87,6 +87,12 @@ types: $(VENV)/test
 
 test-faults: $(VENV)/test ## stop and starve every stage at random; writes docs/reliability.md
 	GPTMILL_WRITE_RELIABILITY=1 python -m pytest -q tests/faults -m "faults or not faults"
+
+# Root, network namespaces, and Slurm from Debian; without one of them its tests are skipped.
+CLUSTER := slurmctld slurmd slurm-client munge iproute2
+test-clusters: $(VENV)/test ## two hosts and a Slurm of two nodes, on this machine
+	@command -v slurmctld >/dev/null || { $(ROOT) apt-get update -qq && $(ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y $(CLUSTER); }
+	python -m pytest -q tests/clusters -m clusters
 
 # Other software that opens our folders, each in an environment of its own: Optimum holds
 # transformers back, and KerasHub brings TensorFlow for its tokenizer. After an edit of a version

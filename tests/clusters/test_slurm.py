@@ -51,6 +51,8 @@ KillWait=2
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
+pytestmark = pytest.mark.clusters
+
 
 @dataclass
 class Slurm:

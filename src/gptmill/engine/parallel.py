@@ -5,6 +5,7 @@ is, so one process runs the same code. `torch.distributed.tensor` takes a second
 imported where something is sharded.
 """
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -100,6 +101,8 @@ def fully_sharded(
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 
+    # Logits are a view, and nothing works on them in place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     half = dtype != torch.float32
     options: dict[str, Any] = {
         "mesh": init_device_mesh(device.type, (distributed.get_world_size(),)),

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from gptmill.plan.cluster import ClusterPlan, Share
 from gptmill.plan.memory import Memory
 from gptmill.plan.whole import Plan, Shortage, StagePlan
 
-MEGA, GIGA = 10**6, 10**9
+MEGA, GIGA, TERA = 10**6, 10**9, 10**12
 COLUMNS = ("base", "weights", "grads", "optim", "activ", "logits", "best", "other")
 
 
@@ -62,6 +63,65 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "shortages": [vars(shortage) for shortage in plan.shortages],
         "assumed": plan.assumed,
     }
+
+
+def cluster_text(plan: ClusterPlan, price: float) -> str:
+    """A line for each model and number of processes."""
+    machine = plan.accelerator
+    context = {name: config.context_length for name, (config, _) in plan.models.items()}
+    lines = [
+        f"pretraining on {machine.name}: {machine.memory / GIGA:.0f} GB and "
+        f"{machine.flops / TERA:.0f} TFLOP/s each, of which {plan.mfu:.0%} are assumed to be",
+        f"reached; {machine.link / GIGA:.0f} GB/s within a machine of {machine.per_machine}, "
+        f"{machine.network / GIGA:.0f} GB/s between machines; bfloat16; a step has "
+        f"{plan.batch} rows",
+        "of a whole context (" + ", ".join(f"{n} {tokens:,}" for n, tokens in context.items())
+        + " tokens).",
+        "",
+        f"{'model':12}{'processes':>10}{'strategy':>9}{'rows':>6}{'accum':>6}{'GB':>7}"
+        f"{'sent, GB':>9}{'effic.':>7}{'tokens/s':>12}{'hours':>9}{'dollars':>11}",
+    ]  # fmt: skip
+    for name, (config, shares) in plan.models.items():
+        for count, found in shares.items():
+            lines.append(f"{name:12}{count:>10,}" + _share(plan, config.context_length, count,
+                                                           found, price))  # fmt: skip
+    return "\n".join(
+        [*lines, "", "hours: on 20 tokens a parameter (Hoffmann et al. 2022). docs/plan.md has the "
+         "formulas and what was measured of them."]
+    )  # fmt: skip
+
+
+def _share(plan: ClusterPlan, context: int, count: int, found: Share | None, price: float) -> str:
+    if found is None:
+        return "  does not fit, whatever the micro-batch"
+    rate = plan.batch * context / found.seconds
+    dollars = found.hours * count * price
+    return (
+        f"{found.strategy:>9}{found.rows:>6}{found.accumulation:>6}{found.memory / GIGA:>7.1f}"
+        f"{found.sent / GIGA:>9.2f}{found.efficiency:>7.0%}{rate:>12,.0f}{_short(found.hours):>9}"
+        f"{_short(dollars):>11}"
+    )
+
+
+def _short(value: float) -> str:
+    """Three digits at least."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def cluster_json(plan: ClusterPlan, price: float) -> dict[str, Any]:
+    """The same in bytes, seconds and dollars."""
+    return {
+        "accelerator": vars(plan.accelerator),
+        "rows": plan.batch,
+        "mfu": plan.mfu,
+        "models": {
+            name: {
+                str(count): vars(found) | {"dollars": found.hours * count * price}
+                for count, found in shares.items() if found is not None
+            }
+            for name, (_, shares) in plan.models.items()
+        },
+    }  # fmt: skip
 
 
 def duration(seconds: float) -> str:
