@@ -38,6 +38,7 @@ _CREDIT = re.compile(
     re.IGNORECASE,
 )
 _NOTES = re.compile(r"^\W*Transcriber['’]?s?['’]? (?:end)?notes?\b.*", re.MULTILINE | re.IGNORECASE)
+_WORD = re.compile(r"\w")
 _BRACKETED = re.compile(
     r"^ *\[(?:Illustration|Picture|Frontispiece|Transcriber['’]?s?['’]? note)[^\]]*\]\.? *$",
     re.MULTILINE | re.IGNORECASE,
@@ -46,7 +47,6 @@ _BRACKETED = re.compile(
 _START_WORDS, _END_WORDS = ("gutenberg", "small print!"), ("gutenberg", "text of ")
 _LICENSE_BEHIND_WORDS = ("full license", "small print!")
 _LICENSE_WORDS = ("gutenberg", "print!")  # a joined line may have parted the others
-_BRACKETED_WORDS = ("[illustration", "[picture", "[frontispiece", "[transcriber")
 LONGEST_LICENSE = 40_000  # characters before and behind a book, at most
 LEAST_KEPT = 0.3  # of a file; where less is kept, it is said
 END_LINES = 3000  # characters from the first line that ends a book to the last, at most
@@ -119,12 +119,14 @@ def _books(text: str, lower: str) -> list[tuple[int, int]]:
     """Where each book begins and ends: between lines that say so, or before one that ends it."""
     starts = [(m.start(), m.end()) for m in _matches(_START, _START_WORDS, text, lower)]
     ends = [m.start() for m in _matches(_END, _END_WORDS, text, lower)]
-    behind = _matches(_LICENSE_BEHIND, _LICENSE_BEHIND_WORDS, text, lower)
-    licenses = [m.start() for m in behind]
+    licenses: list[int] | None = None  # where they begin, once somebody asks
     books = []
     for (_, start), (following, _) in zip(starts, [*starts[1:], (len(text), 0)]):
         within = [end for end in ends if start <= end < following]
-        within = within or [end for end in licenses if start <= end < following]
+        if not within and licenses is None:
+            behind = _matches(_LICENSE_BEHIND, _LICENSE_BEHIND_WORDS, text, lower)
+            licenses = [m.start() for m in behind]
+        within = within or [end for end in licenses or [] if start <= end < following]
         # A line that only looks like an end is far from the last.
         end = next((e for e in within if within[-1] - e < END_LINES), following)
         if text[start:end].strip() and (within or following == len(text)):
@@ -140,7 +142,7 @@ def _clean(body: str, lower: str) -> str:
         lower = _lower(body)
     end = _end_notes(body, lower)
     body, lower = body[:end], lower[:end]
-    bracketed = [m.span() for m in _matches(_BRACKETED, _BRACKETED_WORDS, body, lower)]
+    bracketed = [m.span() for m in _matches(_BRACKETED, ("[",), body, lower)]
     kept = zip([0, *(end for _, end in bracketed)], [*(start for start, _ in bracketed), end])
     body = "".join(body[start:end] for start, end in kept)
     blocks = re.split(r"\n\s*\n", body)
@@ -152,9 +154,12 @@ def _end_notes(body: str, lower: str) -> int:
     """Where a transcriber's notes begin, or the body ends."""
     length = len(body)
     earliest = max(length / 2, min(length * (1 - NOTES_SHARE), length - NOTES_LENGTH))
-    if lower.find("transcriber", int(earliest)) < 0:
+    begin = int(earliest)
+    if lower.find("transcriber", begin) < 0:
         return length
-    return next((m.start() for m in _NOTES.finditer(body) if m.start() >= earliest), length)
+    while begin and not _WORD.match(body, begin - 1):  # a match may begin with what is no word
+        begin -= 1
+    return next((m.start() for m in _NOTES.finditer(body, begin) if m.start() >= earliest), length)
 
 
 def _without_credits(blocks: list[str]) -> list[str]:
@@ -177,10 +182,12 @@ def _unwrap(block: str) -> str:
 
     A break is forced when the next line's first word would not have fitted.
     """
+    if "\n" not in block:
+        return block
     lines = list(map(str.rstrip, block.split("\n")))
     lengths = list(map(len, lines))
     width = max(lengths) - WRAP_TOLERANCE
-    if len(lines) < 2 or width < SHORTEST_FULL_LINE - WRAP_TOLERANCE or "\n  " in block:
+    if width < SHORTEST_FULL_LINE - WRAP_TOLERANCE or "\n  " in block:
         return "\n".join(lines)
     if min(lengths[:-1]) + 2 < width:
         for line, following in pairwise(lines):

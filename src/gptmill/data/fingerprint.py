@@ -44,7 +44,7 @@ def fingerprint(text: str, modulus: int = 1) -> Fingerprint:
     A shingle is a 64-bit hash of a run of 8 words, case and punctuation aside, or of a run of
     characters where words are few or not told apart.
     """
-    digest, count, folded = hashlib.blake2b(digest_size=8), 0, text.casefold()
+    digest, count, folded = hashlib.sha256(), 0, text.casefold()
     words = [np.empty(0, np.uint64)]
     for codes in _windows(folded):
         kinds = _kinds(codes)
@@ -64,7 +64,7 @@ def fingerprint(text: str, modulus: int = 1) -> Fingerprint:
     length = SHINGLE_WORDS if not of_characters else RUN_WITHOUT_SPACES if endless else RUN
     hashes = _rolling(known, length)
     hashes = hashes[hashes & np.uint64(modulus - 1) == 0]
-    value = int.from_bytes(digest.digest(), "big") or 1
+    value = int.from_bytes(digest.digest()[:8], "big") or 1
     return Fingerprint(count, value if count else 0, distinct(hashes), of_characters)
 
 
@@ -91,15 +91,27 @@ def _windows(text: str) -> Iterator[np.ndarray]:
 
 @lru_cache(maxsize=3)
 def _table(size: int) -> np.ndarray:
-    """`WORD`, `SPACE` or 0 of each code point, as Python's `\\w` and `str.split` see it."""
+    r"""`WORD`, `SPACE` or 0 of each code point, as Python's `\w` and `str.split` see it."""
     letters = map(chr, range(size))
     kinds = (WORD if c.isalnum() or c == "_" else SPACE * c.isspace() for c in letters)
     return np.fromiter(kinds, np.uint8, size)
 
 
+@lru_cache(maxsize=1)
+def _byte_table() -> bytes:
+    return _table(256).tobytes()
+
+
 def _kinds(codes: np.ndarray) -> np.ndarray:
-    largest = int(codes.max())
-    return _table(next(size for size in (1 << 7, 1 << 16, 0x110000) if largest < size))[codes]
+    """What each of the codes is; most are bytes, for which Python's own table is the fastest."""
+    kinds = np.frombuffer(codes.astype(np.uint8).tobytes().translate(_byte_table()), np.uint8)
+    if codes.dtype == np.uint8:
+        return kinds
+    large = np.flatnonzero(codes > 255)
+    kinds = kinds.copy()
+    others = codes[large]
+    kinds[large] = _table(1 << 16 if others.max(initial=0) < 1 << 16 else 0x110000)[others]
+    return kinds
 
 
 @lru_cache(maxsize=2)
