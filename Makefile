@@ -92,7 +92,7 @@ test-faults: $(VENV)/test ## stop and starve every stage at random; writes docs/
 CLUSTER := slurmctld slurmd slurm-client munge iproute2
 test-clusters: $(VENV)/test ## two hosts and a Slurm of two nodes, on this machine
 	@command -v slurmctld >/dev/null || { $(ROOT) apt-get update -qq && $(ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y $(CLUSTER); }
-	python -m pytest -q tests/clusters -m clusters
+	python -m pytest -q tests/clusters tests/unit/engine/test_distributed.py -m clusters
 
 # Other software that opens our folders, each in an environment of its own: Optimum holds
 # transformers back, and KerasHub brings TensorFlow for its tokenizer. After an edit of a version

@@ -26,16 +26,20 @@ from tests.unit.engine.test_training import new_state
 STEPS = 50
 
 
-def trained(steps: int, strategy: str, muon: float) -> dict:
+def trained(steps: int, strategy: str, muon: float, *options: str) -> dict:
     """Losses and weights of a training on ragged sequences, two micro-batches a step, which goes on
-    from a checkpoint where there is one; run in every process."""
+    from a checkpoint where there is one; run in every process.
+
+    `options` are `compiled`, `recomputed` (activation checkpointing) and `dropout`.
+    """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     launch = Launch(
         processes=processes, nodes=1, minimum_nodes=1, rendezvous="", strategy=strategy,
-        cpu_offload=False, activation_checkpointing=False, restarts=0,
+        cpu_offload=False, activation_checkpointing="recomputed" in options, restarts=0,
     )  # fmt: skip
-    runtime = open_runtime(seed=5, threads=1, precision="float32", launch=launch)
-    model = GPT2(GPT2Config(31, 24, 2, 2, 16))
+    compiled = "compiled" in options
+    runtime = open_runtime(5, threads=1, precision="float32", compile=compiled, launch=launch)
+    model = GPT2(GPT2Config(31, 24, 2, 2, 16, dropout=0.1 * ("dropout" in options)))
     weight = model.transformer.h[0].mlp.c_fc.weight
     weight.data = weight.data.T.contiguous().T  # as weights read from a published file lie
     model = runtime.spread(model)
@@ -65,14 +69,16 @@ def trained(steps: int, strategy: str, muon: float) -> dict:
     return {"losses": losses, "targets": state.targets, "model": saved, "rank": runtime.rank}
 
 
-def in_processes(count: int, folder: Path, steps: int, strategy: str, muon: float) -> dict:
+def in_processes(
+    count: int, folder: Path, steps: int, strategy: str, muon: float, *options: str
+) -> dict:
     """What the first of `count` processes trained; the state is kept in `folder`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     world = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     world |= {"LOCAL_WORLD_SIZE": str(count), "DVC_ROOT": str(folder)}
-    arguments = [str(folder / "result.pt"), str(steps), strategy, str(muon)]
+    arguments = [str(folder / "result.pt"), str(steps), strategy, str(muon), *options]
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", __name__, *arguments],
@@ -84,8 +90,28 @@ def in_processes(count: int, folder: Path, steps: int, strategy: str, muon: floa
     return torch.load(folder / "result.pt", weights_only=True)
 
 
+def launched(folder: Path, strategy: str, *options: str) -> dict:
+    """What two processes of torchrun's agent trained in 30 steps; one is killed on the way."""
+    arguments = [str(folder / "result.pt"), "30", strategy, "0", *options]
+    program = (
+        "import sys; from gptmill.params import Launch; from gptmill.process.launch import launch; "
+        "section = Launch(processes=2, nodes=1, minimum_nodes=1, rendezvous='', restarts=1, "
+        f"strategy='{strategy}', cpu_offload=False, activation_checkpointing=False); "
+        f"sys.exit(launch(section, '{__name__}', {arguments!r}))"
+    )
+    environment = os.environ | {"DVC_ROOT": str(folder)}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=240)
+    return torch.load(folder / "result.pt", weights_only=True)
+
+
+LONG = pytest.mark.clusters  # part of `make test-clusters` alone
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-@pytest.mark.parametrize(("count", "muon"), [(2, 0.0), (2, 7.0), (4, 0.0)])
+@pytest.mark.parametrize(
+    ("count", "muon"),
+    [(2, 0.0), pytest.param(2, 7.0, marks=LONG), pytest.param(4, 0.0, marks=LONG)],
+)
 def test_losses_do_not_depend_on_the_processes(
     count: int, muon: float, strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +130,7 @@ def test_losses_do_not_depend_on_the_processes(
     assert several["model"].keys() == alone["model"].keys()  # no name carries a wrapper's prefix
 
 
+@LONG
 def test_a_state_of_four_processes_continues_on_two_and_on_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,7 +147,7 @@ def test_a_state_of_four_processes_continues_on_two_and_on_one(
     )
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=LONG), "fsdp2"])
 def test_a_lost_process_is_started_again_from_the_last_checkpoint(
     strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,16 +155,7 @@ def test_a_lost_process_is_started_again_from_the_last_checkpoint(
     (tmp_path / "alone").mkdir()
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "alone"))
     alone = trained(30, "none", 0.0)
-    arguments = [str(tmp_path / "result.pt"), "30", strategy, "0"]
-    program = (
-        "import sys; from gptmill.params import Launch; from gptmill.process.launch import launch; "
-        "section = Launch(processes=2, nodes=1, minimum_nodes=1, rendezvous='', restarts=1, "
-        f"strategy='{strategy}', cpu_offload=False, activation_checkpointing=False); "
-        f"sys.exit(launch(section, '{__name__}', {arguments!r}))"
-    )
-    environment = os.environ | {"DVC_ROOT": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=240)
-    resumed = torch.load(tmp_path / "result.pt", weights_only=True)
+    resumed = launched(tmp_path, strategy)
     assert len(resumed["losses"]) == 20
     torch.testing.assert_close(
         torch.tensor(resumed["losses"]), torch.tensor(alone["losses"][10:]), atol=1e-6, rtol=1e-6
@@ -156,8 +174,37 @@ def test_blocks_computed_again_have_the_same_gradients() -> None:
     torch.testing.assert_close(gradients[True], gradients[False], atol=0, rtol=0)
 
 
+@LONG
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("option", ["compiled", "recomputed"])
+def test_an_option_changes_no_loss(
+    option: str, strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "alone").mkdir()
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "alone"))
+    alone = trained(STEPS, "none", 0.0)
+    several = in_processes(2, tmp_path, STEPS, strategy, 0.0, option)
+    torch.testing.assert_close(
+        torch.tensor(several["losses"]), torch.tensor(alone["losses"]), atol=1e-5, rtol=1e-5
+    )
+    assert several["model"].keys() == alone["model"].keys()
+
+
+@LONG
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_dropout_is_the_same_after_a_restart(strategy: str, tmp_path: Path) -> None:
+    """It is drawn by step and process, so a resumed run drops what an undisturbed one drops."""
+    for name in ("undisturbed", "disturbed"):
+        (tmp_path / name).mkdir()
+    straight = in_processes(2, tmp_path / "undisturbed", 30, strategy, 0.0, "dropout")
+    resumed = launched(tmp_path / "disturbed", strategy, "dropout")
+    torch.testing.assert_close(
+        torch.tensor(resumed["losses"]), torch.tensor(straight["losses"][10:]), atol=0, rtol=0
+    )
+
+
 if __name__ == "__main__":
-    path, steps, strategy, muon = sys.argv[1:]
-    result = trained(int(steps), strategy, float(muon))
+    path, steps, strategy, muon, *options = sys.argv[1:]
+    result = trained(int(steps), strategy, float(muon), *options)
     if result.pop("rank") == 0:
         torch.save(result, path)
