@@ -29,6 +29,14 @@ def add_serve(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--timeout", type=float, default=300, help="seconds of one request: 504")
     parser.add_argument("--threads", type=int, help="CPU threads of a model (every core)")
     parser.add_argument(
+        "--prefix-cache",
+        type=float,
+        default=256,
+        metavar="MIB",
+        help="memory of each model for what it has read lately, which prompts that begin "
+        "the same do not compute again; 0 keeps nothing",
+    )
+    parser.add_argument(
         "--drain", type=float, default=5, help="seconds for running answers when told to stop"
     )
     parser.add_argument(
@@ -79,6 +87,7 @@ def serve(options: argparse.Namespace) -> None:
         timeout=options.timeout,
         threads=options.threads,
         drain=options.drain,
+        prefix_cache=options.prefix_cache,
     )
     service = Service(options.models, limits)
     for reason in service.catalogue.skipped.values():
@@ -98,7 +107,8 @@ def check_limits(options: argparse.Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')} must be above 0, and finite")
     if not options.max_queue >= 0:
         raise UserError("--max-queue must be 0 or more")
-    if not 0 <= options.drain < math.inf:
-        raise UserError("--drain must be 0 or more, and finite")
+    for name in ("drain", "prefix_cache"):
+        if not 0 <= getattr(options, name) < math.inf:
+            raise UserError(f"--{name.replace('_', '-')} must be 0 or more, and finite")
     if not 0 <= options.port < 2**16:
         raise UserError("--port must be from 0 (any that is free) to 65535")

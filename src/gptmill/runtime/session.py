@@ -96,10 +96,33 @@ class OnnxDecoder:
         self.begin(ids.shape[1] - mask.sum(axis=1))
         return self.extend(ids)[:, 0]
 
-    def begin(self, padding: np.ndarray) -> None:
+    def begin(self, padding: np.ndarray, held: Sequence[Sequence[np.ndarray]] = ()) -> None:
         """Empty the cache for sequences that `extend` reads in pieces, so many [B] of the first
-        tokens being padding."""
-        self._length, self._padding = 0, padding
+        tokens being padding.
+
+        Args:
+            held: of each sequence the keys and values of its first tokens, in parts
+                [2·layers, H, t, D] as `read` gives them; all end in the same column.
+        """
+        lengths = [sum(part.shape[2] for part in parts) for parts in held]
+        self._length, self._padding = max(lengths, default=0), padding
+        past = self._view(0, len(padding), self._length)
+        for row, tokens in enumerate(lengths):
+            first = self._length - tokens
+            past[:, row, :, :first] = 0  # masked, but NaN × 0 is NaN
+            if tokens:
+                np.concatenate(held[row], axis=2, out=past[:, row, :, first:])
+
+    def held_by(self, row: int) -> int:
+        """Tokens of a sequence that are in the cache."""
+        return self._length - int(self._padding[row])
+
+    def read(self, row: int, start: int, stop: int) -> np.ndarray:
+        """A copy of the keys and values [2·layers, H, t, D] of a sequence's tokens from `start` to
+        before `stop`."""
+        first = int(self._padding[row])
+        past = self._view(0, len(self._padding), self._length)
+        return past[:, row, :, first + start : first + stop].copy()
 
     def extend(self, ids: np.ndarray, *, every: bool = False) -> np.ndarray:
         """Add tokens [B, T] to the sequences; logits [B, 1, V] after the last of them, or

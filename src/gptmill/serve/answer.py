@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
-from gptmill.serve.engine import Event, Finished, Piece, Request
 from gptmill.serve.refusal import Refused, refusal
+from gptmill.serve.request import Event, Finished, Piece, Request
 
 MAX_PENDING = 1024  # pieces that wait for a client who does not read
 

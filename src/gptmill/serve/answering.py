@@ -14,10 +14,10 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from gptmill.serve.answer import Answer
-from gptmill.serve.engine import Finished, Piece
 from gptmill.serve.guard import CLIENT_LEFT
 from gptmill.serve.language_model import Ask, LanguageModel
 from gptmill.serve.refusal import Refused
+from gptmill.serve.request import Finished, Piece
 from gptmill.serve.service import Service
 from gptmill.serve.tracing import note
 
@@ -59,10 +59,16 @@ class Exchange:
 
 
 class Usage(NamedTuple):
-    """Tokens of a whole answer."""
+    """Tokens of a whole answer; `reused` are those of the prompt that were known, as soon as an
+    answer has ended."""
 
     prompt: int
     generated: int
+    reused: int | None = None
+
+    @property
+    def total(self) -> int:
+        return self.prompt + self.generated
 
 
 class Wording(Protocol):
@@ -159,7 +165,8 @@ class Answering:
     def _usage(self) -> Usage:
         ends = [answer.finished for answer in self._answers]
         read = sum(end.prompt_tokens for end in ends[:: self._question.tries])
-        usage = Usage(read, sum(len(end.ids) for end in ends))
+        reused = sum(end.reused for end in ends[:: self._question.tries])
+        usage = Usage(read, sum(len(end.ids) for end in ends), reused)
         note(
             gen_ai__request__model=self._question.model,
             gen_ai__usage__input_tokens=usage.prompt,

@@ -17,9 +17,10 @@ from gptmill.errors import UserError
 from gptmill.serve import embedding_paths, ollama, openai, token_paths
 from gptmill.serve.access import Access
 from gptmill.serve.body import MAX_TEXTS, Body, ModelName
-from gptmill.serve.engine import SHUTTING_DOWN, Busy
+from gptmill.serve.engine import SHUTTING_DOWN
 from gptmill.serve.guard import Guard
 from gptmill.serve.refusal import RETRY_SECONDS, Refused, error_body, refusal
+from gptmill.serve.request import Busy
 from gptmill.serve.service import Service
 from gptmill.serve.tracing import open_tracing
 

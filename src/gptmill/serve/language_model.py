@@ -12,9 +12,10 @@ from gptmill.runtime.session import Generator
 from gptmill.serve.adjustment import Adjustment
 from gptmill.serve.catalogue import Card
 from gptmill.serve.constraint import Grammars
-from gptmill.serve.engine import Engine, Piece
+from gptmill.serve.engine import Engine
 from gptmill.serve.grammar import Constraint
 from gptmill.serve.metrics import Meter, Metrics
+from gptmill.serve.request import Piece
 from gptmill.serve.scores import Scored, prompt_scores
 
 
@@ -29,6 +30,7 @@ class Limits:
         timeout: seconds of one request, waiting included.
         threads: CPU threads of one model; None takes every physical core.
         drain: seconds that running answers have when the server is told to stop.
+        prefix_cache: MiB of keys and values that each model keeps for prompts to come; 0 for none.
     """
 
     max_batch: int = 16
@@ -37,6 +39,7 @@ class Limits:
     timeout: float = 300.0
     threads: int | None = None
     drain: float = 5.0
+    prefix_cache: float = 256
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class LanguageModel:
             Meter(metrics, card.name),
             max_batch=limits.max_batch,
             max_queue=limits.max_queue,
+            prefix_bytes=int(limits.prefix_cache * 2**20),
         )
         self._decoder = generator.decoder
         self._grammars: Grammars | None = None

@@ -45,6 +45,18 @@ class Metrics:
             buckets=BATCHES,
             registry=self._registry,
         )
+        self.prefixes = Counter(
+            "gptmill_prefix_cache_requests",
+            "Requests that began like an earlier one (hit), and others (miss)",
+            ["model", "result"],
+            registry=self._registry,
+        )
+        self.prefix_bytes = Gauge(
+            "gptmill_prefix_cache_bytes",
+            "Keys and values kept for prompts to come",
+            ["model"],
+            registry=self._registry,
+        )
         self.queued = Gauge(
             "gptmill_queued", "Requests that wait", ["model"], registry=self._registry
         )
@@ -71,10 +83,21 @@ class Meter:
         self._first_token = metrics.first_token.labels(model)
         self._prompt = metrics.tokens.labels(model, "prompt")
         self._generated = metrics.tokens.labels(model, "generated")
+        self._reused = metrics.tokens.labels(model, "reused")
+        self._hits, self._misses = (
+            metrics.prefixes.labels(model, result) for result in ("hit", "miss")
+        )
+        self._kept = metrics.prefix_bytes.labels(model)
 
-    def entered(self, prompt_tokens: int) -> None:
-        """Count a request that starts."""
+    def entered(self, prompt_tokens: int, reused: int) -> None:
+        """Count a request that starts, and the tokens of its prompt that are known already."""
         self._prompt.inc(prompt_tokens)
+        self._reused.inc(reused)
+        (self._hits if reused else self._misses).inc()
+
+    def kept(self, size: int) -> None:
+        """State the bytes of the prefix cache."""
+        self._kept.set(size)
 
     def step(self, batch: int) -> None:
         """Count a step of so many requests."""

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gptmill.serve.answering import Exchange, Usage
-from gptmill.serve.engine import Finished, Piece
 from gptmill.serve.refusal import Refused
+from gptmill.serve.request import Finished, Piece
 from gptmill.serve.scores import Candidate, Scored
 from gptmill.tokenizer import Tokenizer
 

@@ -23,10 +23,10 @@ from gptmill.serve.body import (
     sampling,
     stop_strings,
 )
-from gptmill.serve.engine import Piece
 from gptmill.serve.language_model import Ask, LanguageModel
 from gptmill.serve.prompts import Message, conversation_ids
 from gptmill.serve.refusal import Refused
+from gptmill.serve.request import Piece
 from gptmill.serve.schema import ANY_OBJECT
 
 MAX_BIASES = 1024

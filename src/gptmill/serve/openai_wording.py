@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from gptmill.serve.answering import Exchange, Usage
-from gptmill.serve.engine import Finished, Piece
 from gptmill.serve.refusal import Refused, error_body
+from gptmill.serve.request import Finished, Piece
 from gptmill.serve.scores import Candidate, Scored
 from gptmill.tokenizer import Tokenizer
 
@@ -173,9 +173,11 @@ def _reason(finished: Finished) -> str:
     return "length" if finished.reason == "length" else "stop"
 
 
-def _usage(usage: Usage) -> dict[str, int]:
+def _usage(usage: Usage) -> dict[str, Any]:
+    known = usage.reused is not None
     return {
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.generated,
-        "total_tokens": sum(usage),
+        "total_tokens": usage.total,
+        **({"prompt_tokens_details": {"cached_tokens": usage.reused}} if known else {}),
     }

@@ -1,7 +1,7 @@
 """Errors as clients see them."""
 
 from gptmill.errors import UserError
-from gptmill.serve.engine import Busy, Overdue
+from gptmill.serve.request import Busy, Overdue
 
 RETRY_SECONDS = 1
 

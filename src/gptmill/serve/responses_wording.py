@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from gptmill.serve.answering import Exchange, Usage
-from gptmill.serve.engine import Finished, Piece
 from gptmill.serve.openai_wording import event, token_scores
 from gptmill.serve.refusal import Refused
+from gptmill.serve.request import Finished, Piece
 
 
 class ResponseWording:
@@ -127,8 +127,8 @@ class ResponseWording:
 def _usage(usage: Usage) -> dict[str, Any]:
     return {
         "input_tokens": usage.prompt,
-        "input_tokens_details": {"cached_tokens": 0},
+        "input_tokens_details": {"cached_tokens": usage.reused or 0},
         "output_tokens": usage.generated,
         "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": sum(usage),
+        "total_tokens": usage.total,
     }

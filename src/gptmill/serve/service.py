@@ -18,11 +18,12 @@ from gptmill.errors import UserError
 from gptmill.runtime.session import Classification, Classifier
 from gptmill.serve.answer import Answer
 from gptmill.serve.catalogue import Card, Catalogue
-from gptmill.serve.engine import SHUTTING_DOWN, Busy, Finished, Request
+from gptmill.serve.engine import SHUTTING_DOWN
 from gptmill.serve.language_model import Ask, LanguageModel, Limits
 from gptmill.serve.logs import request_id
 from gptmill.serve.metrics import Metrics
 from gptmill.serve.refusal import Refused, refusal
+from gptmill.serve.request import Busy, Finished, Request
 
 TOGETHER = 32  # texts classified or embedded between two looks at the clock
 LOOK_AGAIN = 0.2  # seconds until a busy model that is to be unloaded is looked at again

@@ -121,9 +121,9 @@ def test_what_is_the_same_is_prefilled_once(running, complete, monkeypatch):
     widths = []
     begin = OnnxDecoder.begin
 
-    def counted(self, padding):
+    def counted(self, padding, held):
         widths.append(len(padding))
-        begin(self, padding)
+        begin(self, padding, held)
 
     monkeypatch.setattr(OnnxDecoder, "begin", counted)
     complete(n=8, max_tokens=2, temperature=2)

@@ -11,8 +11,9 @@ from gptmill.errors import UserError
 from gptmill.generate.sampling import SamplingOptions
 from gptmill.runtime.session import Generator, OnnxDecoder, open_session
 from gptmill.serve import engine as engines
-from gptmill.serve.engine import Busy, Engine, Finished, Overdue, Piece, Request
+from gptmill.serve.engine import Engine
 from gptmill.serve.metrics import Meter, Metrics
+from gptmill.serve.request import Busy, Finished, Overdue, Piece, Request
 from gptmill.serve.scores import score
 from tests.unit.serve.conftest import CONTEXT, eventually
 
