@@ -135,6 +135,20 @@ test-clients: $(VENV)/test $(CLIENTS)/made ## real clients against `gptmill serv
 	GPTMILL_WRITE_CLIENTS=1 GPTMILL_PIPELINE_PYTHON=$(CURDIR)/$(VENV)/bin/python \
 		$(CLIENTS)/bin/python -m pytest -q tests/clients
 
+# datatrove and what its readers and executors need, over the pipeline's environment.
+DATA := .venv-data
+
+$(DATA)/made: pyproject.toml | $(VENV)/test
+	$(PYTHON) -m venv --clear $(DATA)
+	$(VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])' \
+		> $$($(DATA)/bin/python -c 'import site; print(site.getsitepackages()[0])')/pipeline.pth
+	$(DATA)/bin/pip --disable-pip-version-check --quiet install -e '.[datatrove]' \
+		'moto[s3,server]==5.2.5' ray==2.60.0
+	@touch $@
+
+test-data: $(VENV)/test $(DATA)/made ## corpora by datatrove: every reader and filter, S3, Ray
+	$(DATA)/bin/python -m pytest -q tests/corpora
+
 docs: $(VENV)/test ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 	@echo "docs:  $(CURDIR)/site/index.html"
@@ -150,7 +164,8 @@ COMPILE = UV_CUSTOM_COMPILE_COMMAND='make lock' $(VENV)/bin/uv pip compile --qui
 	--constraints requirements/torch.txt -o requirements/$(1).txt
 
 lock: $(VENV)/supply ## write requirements/ and versions.yaml anew, from the ranges of pyproject.toml
-	$(call COMPILE,test) $(UPGRADE) pyproject.toml --all-extras
+	$(call COMPILE,test) $(UPGRADE) pyproject.toml \
+		$(foreach extra,pipeline evaluate serve docs sweep test,--extra $(extra))
 	$(call COMPILE,pipeline) -c requirements/test.txt pyproject.toml --extra pipeline --extra serve
 	$(call COMPILE,build) -c requirements/test.txt --group build
 	$(call COMPILE,supply) $(UPGRADE) -c requirements/test.txt --group supply

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gptmill.data.corpus import SPLITS
+from gptmill.data.corpus import SPLITS, filtered
 from gptmill.data.shards import write_tokens
 from gptmill.data.splits import plan_splits
 from gptmill.data.tokenizers import make_tokenizer
@@ -33,6 +33,7 @@ def main(corpus: Path, output: Path, metrics: Path) -> None:
         counts = write_tokens(
             plan, tokenizer, output, shard_tokens=section.shard_tokens, workers=workers
         )
+        counts |= {f"filtered/{reason}": count for reason, count in filtered(corpus).items()}
         stage.write_metrics(metrics, counts)
 
 

@@ -72,12 +72,48 @@ class LabelledFiles(Files, _LabelColumns): ...
 class LabelledHub(Hub, _LabelColumns): ...
 
 
-Text = Annotated[Embedded | TextFiles | Manifest | Stdlib | TextHub, Field(discriminator="source")]
+class Trove(Section):
+    source: Literal["datatrove"] = Field(
+        description="any size and place, read and filtered by datatrove, which is to be installed"
+    )
+    version: str = Field(description="of datatrove, on which the documents depend")
+    path: str = Field(
+        description="folder or address (s3://, gs://, hf://, file://); not watched: dvc repro -f"
+    )
+    pattern: str = Field(description="glob of its files, such as **/*.jsonl.gz; '' takes all")
+    format: Literal["text", "jsonl", "csv", "parquet", "warc"] = Field(
+        description="of its files, plain or compressed; of WARC the main text of each page"
+    )
+    text: str = Field(description="column of the text; '' is text")
+    urls: bool = Field(description="drop pages of blocked addresses")
+    languages: list[str] = Field(description="to keep, such as [en, de]; [] keeps all")
+    language_threshold: Annotated[float, Field(ge=0, le=1)] = Field(
+        description="least probability of the language"
+    )
+    quality: list[
+        Literal["gopher_repetition", "gopher_quality", "c4_quality", "fineweb_quality"]
+    ] = Field(description="filters, in their order; [] is off")
+    held_out: list[str] = Field(
+        description="addresses of texts whose runs of 12 words no document may hold; [] is off"
+    )
+    pii: bool = Field(description="replace addresses of mail and of machines")
+    minhash: bool = Field(description="drop near-duplicates by MinHash")
+    executor: Literal["local", "ray", "slurm"] = Field(
+        description="what runs the tasks, one a file"
+    )
+    workers: Positive = Field(description="tasks at once")
+    slurm_partition: str = Field(description="partition for Slurm's jobs; '' for others")
+    slurm_time: str = Field(description="time limit of a job, such as 01:00:00; '' for others")
+
+
+Text = Annotated[
+    Embedded | TextFiles | Manifest | Stdlib | TextHub | Trove, Field(discriminator="source")
+]
 Labelled = Annotated[
     Embedded | LabelledFiles | Manifest | LabelledHub, Field(discriminator="source")
 ]
 Entries = Annotated[Embedded | Files | Manifest | Hub, Field(discriminator="source")]
-Dataset = Embedded | Files | Manifest | Stdlib | Hub
+Dataset = Embedded | Files | Manifest | Stdlib | Hub | Trove
 
 
 def sections_of(annotation: Any) -> tuple[type[Section], ...]:

@@ -14,10 +14,11 @@ from typing import BinaryIO
 
 from gptmill.data.cleaning import clean_gutenberg
 from gptmill.errors import UserError
-from gptmill.files import atomic_file
+from gptmill.files import atomic_file, read_json
 
 SPLITS = ("train", "validation", "test")
 EMBEDDED_FILE = "documents.jsonl"
+FILTERED_FILE = "filtered.json"  # reason → documents that were dropped while the corpus was made
 BATCH_BYTES = 1 << 20  # of files or lines that are read at once, and at least one of them
 
 
@@ -107,6 +108,12 @@ def documents(folder: Path) -> Iterator[Document]:
     """Stream a raw corpus; see `batches` and `read_batch`."""
     for batch in batches(folder):
         yield from read_batch(batch)
+
+
+def filtered(folder: Path) -> dict[str, int]:
+    """Reason → documents that were dropped while a raw corpus was made; of most sources none."""
+    path = folder / FILTERED_FILE
+    return read_json(path, dict) if path.exists() else {}
 
 
 def _decode(path: Path) -> str:

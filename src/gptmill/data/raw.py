@@ -10,12 +10,13 @@ from gptmill.data.instructions import write_embedded_instructions
 from gptmill.data.own_files import README, LeftOut, source_files
 from gptmill.data.python_functions import write_functions
 from gptmill.data.text_files import decode
+from gptmill.data.trove import write_trove
 from gptmill.embedded import instructions, messages, stories
 from gptmill.errors import UserError
 from gptmill.fetch.download import fetch
 from gptmill.fetch.hub import snapshot
 from gptmill.files import atomic_folder
-from gptmill.sources import Dataset, Embedded, Files, Hub, Manifest, Stdlib
+from gptmill.sources import Dataset, Embedded, Files, Hub, Manifest, Stdlib, Trove
 
 INSTRUCTIONS_FILE = "instructions.json"
 TAKEN = {
@@ -43,6 +44,8 @@ def make_raw(name: str, section: Dataset, output: Path) -> None:
             _make_embedded(name, section, folder)
         elif isinstance(section, Stdlib):
             write_functions(folder)
+        elif isinstance(section, Trove):
+            write_trove(section, folder)
         else:
             if isinstance(section, Hub):
                 repository = snapshot(

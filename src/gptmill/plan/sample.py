@@ -26,7 +26,7 @@ from gptmill.errors import UserError
 from gptmill.fetch.download import fetch
 from gptmill.fetch.manifest import RemoteFile, read_manifest
 from gptmill.files import read_json, state_root, write_json
-from gptmill.sources import Dataset, Embedded, Files, Hub, Manifest, Stdlib
+from gptmill.sources import Dataset, Embedded, Files, Hub, Manifest, Stdlib, Trove
 
 STORIES, MESSAGES, INSTRUCTIONS = 400, 4000, 800  # drawn from the embedded sources
 WARM_UP = 40
@@ -75,9 +75,10 @@ def draw(name: str, section: Dataset, folder: Path) -> Sample:
         return _embedded(name, section, folder)
     if isinstance(section, Stdlib):
         return _functions(folder)
-    if isinstance(section, Hub):
+    if isinstance(section, Hub | Trove):
         size = UNKNOWN_BYTES
-        said = f"{section.repository} is not looked at: {_bytes(size)}"
+        place = section.repository if isinstance(section, Hub) else section.path
+        said = f"{place} is not looked at: {_bytes(size)}"
         return Sample(None, 1.0, size, max(1, size // EACH.get(name, size)), assumed=said)
     if isinstance(section, Manifest):
         return _fetched(name, Path(section.path), folder)

@@ -14,7 +14,7 @@ from gptmill.data.own_files import LeftOut, named_splits, source_files
 from gptmill.data.own_instructions import read_entry
 from gptmill.data.raw import INSTRUCTIONS_FILE, make_raw
 from gptmill.errors import UserError
-from gptmill.sources import Embedded, Files, LabelledFiles, TextFiles
+from gptmill.sources import Embedded, Files, LabelledFiles, TextFiles, Trove
 
 SMALL = Embedded(source="embedded", count=20, seed=1)
 
@@ -352,3 +352,15 @@ ENTRY = {"instruction": "u", "input": "", "output": "a"}
 )  # fmt: skip
 def test_conversations_of_other_forms(value: object, expected: dict | None) -> None:
     assert read_entry(value, LeftOut()) == expected
+
+
+def test_datatrove_that_is_not_there_is_asked_for(tmp_path, monkeypatch):
+    """The pipeline's own environment has none; what it does is in `make test-data`."""
+    section = Trove(
+        source="datatrove", version="0.0.1", path="s3://b", pattern="", format="warc", text="",
+        urls=True, languages=["en"], language_threshold=0.5, quality=["c4_quality"], held_out=[],
+        pii=True, minhash=True, executor="ray", workers=2, slurm_partition="", slurm_time="",
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"datatrove 0\.0\.1 is asked for, and .* is installed"):
+        make_raw("corpus", section, tmp_path / "raw")
+    assert list(tmp_path.iterdir()) == []
