@@ -89,7 +89,11 @@ def test_every_name_that_is_imported_exists() -> None:
     for path in [*SOURCES, *Path("stages").glob("*.py"), *Path("benchmarks").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gptmill."):
-                module = importlib.import_module(node.module)
+                try:
+                    module = importlib.import_module(node.module)
+                except ModuleNotFoundError as error:
+                    assert (error.name or "").split(".")[0] in OPTIONAL
+                    continue
                 names = {alias.name for alias in node.names if not hasattr(module, alias.name)}
                 missing += [
                     f"{path}: {node.module}.{name}"
