@@ -4,7 +4,8 @@
     python -m benchmarks.waiting gaps --streams 4        # between two tokens, beside long prompts
 
 `first` asks two servers the same in turns, one with `--prefix-cache 0`. `gaps` streams alone and
-then beside prompts of 1,000 tokens, one after the other, in alternating rounds of the same server.
+then beside prompts of 1,000 tokens, one after the other, in alternating rounds of the same server;
+of the latter only the gaps count in which such a prompt was there.
 Times are a client's, over HTTP.
 """
 
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -102,21 +104,26 @@ async def gaps(address: str, options: argparse.Namespace) -> None:
     """Running streams, alone and beside long prompts."""
     draw = np.random.default_rng(0)
     found: dict[bool, list[float]] = {False: [], True: []}
-    answered = []
+    answered: list[float] = []
     client = client_of(address)
     await stream(client, random_ids(draw, 8), 4)
     for round in range(2 * options.rounds):
-        beside = bool(round % 2)
+        beside, read = bool(round % 2), list[tuple[float, float]]()
         streams = [
             asyncio.ensure_future(stream(client, random_ids(draw, 20), options.tokens))
             for _ in range(options.streams)
         ]
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.1)
         while beside and not all(task.done() for task in streams):
             sent, times, _ = await stream(client, random_ids(draw, 1000), 1)
-            answered.append(times[0] - sent)
+            read.append((sent, times[0]))
+        answered += [end - start for start, end in read]
         for _, times, _ in await asyncio.gather(*streams):
-            found[beside] += np.diff(times).tolist()
+            found[beside] += [
+                late - early
+                for early, late in pairwise(times)
+                if not beside or any(late > start and early < end for start, end in read)
+            ]
     alone, late = (np.percentile(found[beside], [50, 99]) * 1e3 for beside in (False, True))
     print(f"{options.streams} streams alone: median {alone[0]:.1f} ms, 99% {alone[1]:.1f} ms")
     print(

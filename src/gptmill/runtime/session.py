@@ -115,7 +115,7 @@ class OnnxDecoder:
 
     def held_by(self, row: int) -> int:
         """Tokens of a sequence that are in the cache."""
-        return self._length - int(self._padding[row])
+        return max(0, self._length - int(self._padding[row]))
 
     def read(self, row: int, start: int, stop: int) -> np.ndarray:
         """A copy of the keys and values [2·layers, H, t, D] of a sequence's tokens from `start` to

@@ -16,6 +16,7 @@ import math
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -24,7 +25,7 @@ from gptmill.errors import UserError
 from gptmill.generate.sampling import NOT_FINITE, is_finite, next_tokens
 from gptmill.runtime.session import OnnxDecoder
 from gptmill.serve.metrics import Meter
-from gptmill.serve.prefill import Grouping, Prefill
+from gptmill.serve.prefill import Grouping, Pace, Prefill
 from gptmill.serve.prefix_cache import PrefixCache
 from gptmill.serve.request import Busy, Request, Slot
 from gptmill.tokenizer import Tokenizer
@@ -33,7 +34,6 @@ SHUTTING_DOWN = "the server is shutting down"
 CLIENT_SHARE = 0.75  # of the queue, for one client's requests
 PREFILL_TOKENS = 2048  # padded tokens of one prefill
 LITTLE_TOKENS = 128  # padded ones that are not worth a prefill of their own
-PIECE_TOKENS = 64  # of it between two steps, the longest that running requests wait for
 
 log = logging.getLogger("gptmill.serve")
 
@@ -62,6 +62,7 @@ class Engine:
         self._tokenizer, self._meter = tokenizer, meter
         self._max_batch, self._max_queue = max_batch, max_queue
         self._prefixes = PrefixCache(prefix_bytes)
+        self._pace = Pace()
         self._live: set[Slot] = set()  # all that have not ended
         self._waiting: deque[Slot] = deque()
         self._sliding: list[Slot] = []  # they ran, and their window was cut
@@ -137,7 +138,7 @@ class Engine:
         if self._entering is None and (group := self._next_group()):
             self._entering = self._begin(group)
         if self._entering is not None:
-            self._enter(self._entering, PIECE_TOKENS if self._running else PREFILL_TOKENS)
+            self._enter(self._entering, self._pace.tokens if self._running else PREFILL_TOKENS)
         self._leave_to_slide()
         if self._running:
             self._meter.step(len(self._running))
@@ -196,15 +197,17 @@ class Engine:
         self._entering = None
         group = prefill.group
         try:
-            logits = self._entrance.extend(prefill.take(tokens))[:, 0]
+            piece = prefill.take(tokens)
+            with self._pace.reading(piece.size):
+                logits = self._entrance.extend(piece)[:, 0]
+            for row in np.flatnonzero(is_finite(logits)):
+                self._remember(prefill.windows[row], self._entrance, row)
             if not prefill.is_read:
                 self._entering = prefill
                 return
             self._advance(group, logits[prefill.shared])
             for slot in group:
                 slot.note_first(self._meter)
-            for slot, row in zip(group, prefill.shared.tolist()):
-                self._remember(slot, self._entrance, row)
             rows = [row for row, slot in enumerate(group) if not slot.done]
             if rows:
                 self._entrance.keep(prefill.shared[rows])
@@ -231,7 +234,8 @@ class Engine:
     def _step(self) -> None:
         tokens = np.array([slot.token for slot in self._running])
         try:
-            logits = self._decoder.step(tokens)
+            with self._pace.stepping():
+                logits = self._decoder.step(tokens)
         except Exception:
             log.exception("a step of %d requests failed; each goes on alone", len(tokens))
             slots, self._running = self._running, []
@@ -261,18 +265,17 @@ class Engine:
         slots = self._running
         rows = [at for at, slot in enumerate(slots) if not slot.done and slot not in without]
         for row, slot in enumerate(slots):
-            if slot.done:
-                self._remember(slot, self._decoder, row)
+            if slot.done and not slot.failed:
+                self._remember(slot.sequence.window(), self._decoder, row)
         if len(rows) < len(slots):
             self._decoder.keep(np.array(rows, np.int64))
             self._running = [slots[row] for row in rows]
 
-    def _remember(self, slot: Slot, decoder: OnnxDecoder, row: int) -> None:
-        """Keep what a decoder's row holds of a request, for prompts that begin like it."""
-        if not slot.failed:
-            ids = slot.sequence.window()[: decoder.held_by(row)]
-            self._prefixes.store(ids, partial(decoder.read, row))
-            self._meter.kept(self._prefixes.bytes)
+    def _remember(self, window: Sequence[int], decoder: OnnxDecoder, row: int) -> None:
+        """Keep what a decoder's row holds of a window, for prompts that begin like it."""
+        ids = window[: decoder.held_by(row)]
+        self._prefixes.store(ids, partial(decoder.read, row))
+        self._meter.kept(self._prefixes.bytes)
 
     def _end_all(self, error: Exception) -> None:
         with self._changed:

@@ -1,6 +1,11 @@
 """A prefill in pieces, of what is not known yet. B rows, T tokens of the longest rest."""
 
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import takewhile
+from statistics import median
 
 import numpy as np
 
@@ -41,6 +46,36 @@ class Prefill:
     @property
     def is_read(self) -> bool:
         return self._read == self._ids.shape[1]
+
+
+class Pace:
+    """How many tokens are read between two steps of those that run: as many as take about as long
+    as a step, so that nobody's tokens come at less than half the pace. Medians, because a busy
+    machine holds up now this, now that."""
+
+    FEWEST, MOST = 8, 256
+
+    def __init__(self) -> None:
+        self.tokens = 2 * self.FEWEST
+        self._steps: deque[float] = deque(maxlen=9)  # seconds
+        self._costs: deque[float] = deque(maxlen=5)  # seconds of a token that is read
+
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """Around a step."""
+        started = time.monotonic()
+        yield
+        self._steps.append(time.monotonic() - started)
+
+    @contextmanager
+    def reading(self, tokens: int) -> Iterator[None]:
+        """Around the reading of so many tokens."""
+        started = time.monotonic()
+        yield
+        self._costs.append((time.monotonic() - started) / tokens)
+        if self._steps:
+            fitting = median(self._steps) / median(self._costs)
+            self.tokens = int(min(max(fitting, self.FEWEST), self.MOST))
 
 
 class Grouping:

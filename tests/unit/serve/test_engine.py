@@ -10,9 +10,10 @@ import pytest
 from gptmill.errors import UserError
 from gptmill.generate.sampling import SamplingOptions
 from gptmill.runtime.session import Generator, OnnxDecoder, open_session
-from gptmill.serve import engine as engines
+from gptmill.serve import prefill
 from gptmill.serve.engine import Engine
 from gptmill.serve.metrics import Meter, Metrics
+from gptmill.serve.prefill import Pace
 from gptmill.serve.request import Busy, Finished, Overdue, Piece, Request
 from gptmill.serve.scores import score
 from tests.unit.serve.conftest import CONTEXT, eventually
@@ -92,6 +93,12 @@ class Listener:
         return text, event
 
 
+def hold_pace(engine, monkeypatch) -> None:
+    """Prompts are read eight tokens at a time, however quick the machine is."""
+    monkeypatch.setattr(Pace, "MOST", 8)
+    engine._pace.tokens = 8
+
+
 OPTIONS = {
     "greedy": SamplingOptions(max_new_tokens=30),
     "past the context": SamplingOptions(max_new_tokens=CONTEXT + 20),
@@ -127,8 +134,8 @@ def test_a_prompt_longer_than_the_context_is_seen_from_its_end(start_engine, gen
 
 
 def test_a_long_prompt_is_read_between_the_steps_of_others(start_engine, generator, monkeypatch):
-    monkeypatch.setattr(engines, "PIECE_TOKENS", 8)
     engine = start_engine()
+    hold_pace(engine, monkeypatch)
     done = []
     step, extend = engine._decoder.step, engine._entrance.extend
     both = threading.Event()  # a quick engine would be done with the first before the second comes
@@ -155,8 +162,8 @@ def test_a_long_prompt_is_read_between_the_steps_of_others(start_engine, generat
 
 
 def test_a_failed_step_amid_a_prefill_ends_nobody(start_engine, generator, monkeypatch):
-    monkeypatch.setattr(engines, "PIECE_TOKENS", 8)
     engine = start_engine()
+    hold_pace(engine, monkeypatch)
     extend, pieces = engine._entrance.extend, []
 
     def fail_after_the_third(ids):
@@ -337,3 +344,16 @@ def test_scores_are_the_models_own_distribution(start_engine, generator):
     assert [candidate.id for candidate in scored.top] == order.tolist()
     assert [c.logprob for c in scored.top] == pytest.approx(expected[order], abs=1e-5)
     assert score(logits, 0, 10**6).top[-1].id == int(expected.argmin())
+
+
+@pytest.mark.parametrize(("step", "tokens"), [(0.1, 45), (0.02, 8), (0.001, 8), (9.0, 256)])
+def test_a_piece_takes_as_long_as_a_step(step, tokens, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(prefill.time, "monotonic", lambda: now)
+    pace = Pace()
+    for turn in range(40):
+        with pace.stepping():
+            now += step
+        with pace.reading(pace.tokens):
+            now += 0.01 + 0.002 * pace.tokens + 5.0 * (turn % 7 == 3)  # held up now and then
+    assert pace.tokens == pytest.approx(tokens, abs=1)
