@@ -12,7 +12,7 @@ FRESH_REPORT := [ -f report/index.html ] && \
 	[ -z "$$(find timings -name '*.json' ! -name report.json -newer report/index.html)" ]
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-faults test-clusters test-clients test-peers fuzz check coverage lint types browser docs ui lock audit sbom clean
+.PHONY: help setup remotes repro test test-faults test-clusters test-remotes test-clients test-peers fuzz check coverage lint types browser docs ui lock audit sbom clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -48,6 +48,12 @@ $(VENV)/supply: requirements/supply.txt | $(VENV)/bin/python
 	@touch $@
 
 setup: $(VENV)/pipeline ## virtual environment with the locked packages
+
+$(VENV)/remotes: $(VENV)/pipeline requirements/remotes.txt
+	$(LOCKED) -r requirements/remotes.txt
+	@touch $@
+
+remotes: $(VENV)/remotes ## what a DVC remote on S3 needs, too (docs/remotes.md)
 
 repro: $(VENV)/pipeline ## run the pipeline; PROFILE=name switches to profiles/name.yaml first
 	@if [ -n "$(PROFILE)" ]; then gptmill profile "$(PROFILE)"; fi
@@ -93,6 +99,21 @@ CLUSTER := slurmctld slurmd slurm-client munge iproute2
 test-clusters: $(VENV)/test ## two hosts and a Slurm of two nodes, on this machine
 	@command -v slurmctld >/dev/null || { $(ROOT) apt-get update -qq && $(ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y $(CLUSTER); }
 	python -m pytest -q tests/clusters tests/unit/engine/test_distributed.py -m clusters
+
+# Servers and validators, on top of what .venv has; SkyPilot wants other versions of it.
+REMOTES := .venv-remotes
+SITE = $(abspath $(wildcard $(VENV)/lib/python3.*/site-packages))
+$(REMOTES)/made: tests/remotes/requirements.txt requirements/remotes.txt $(VENV)/test
+	$(PYTHON) -m venv --clear $(REMOTES)
+	echo 'import site; site.addsitedir("$(SITE)")' >$$(echo $(REMOTES)/lib/python3.*/site-packages)/project.pth
+	$(REMOTES)/bin/pip --disable-pip-version-check --quiet install -r tests/remotes/requirements.txt
+	$(PYTHON) -m venv $(REMOTES)/sky
+	$(REMOTES)/sky/bin/pip --disable-pip-version-check --quiet install skypilot==0.14.1
+	@touch $@
+
+test-remotes: $(REMOTES)/made ## DVC on a folder and on S3, an MLflow server with PostgreSQL, what deploy/ holds
+	@[ -e /usr/lib/postgresql ] || { $(ROOT) apt-get update -qq && $(ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y postgresql; }
+	GPTMILL_SKY_PYTHON=$(REMOTES)/sky/bin/python $(REMOTES)/bin/python -m pytest -q tests/remotes -m "remotes or not remotes"
 
 # Other software that opens our folders, each in an environment of its own: Optimum holds
 # transformers back, and KerasHub brings TensorFlow for its tokenizer. After an edit of a version
@@ -167,6 +188,8 @@ lock: $(VENV)/supply ## write requirements/ and versions.yaml anew, from the ran
 	$(call COMPILE,test) $(UPGRADE) pyproject.toml \
 		$(foreach extra,pipeline evaluate serve docs sweep test,--extra $(extra))
 	$(call COMPILE,pipeline) -c requirements/test.txt pyproject.toml --extra pipeline --extra serve
+	$(call COMPILE,serve) -c requirements/test.txt pyproject.toml --extra serve
+	$(call COMPILE,remotes) $(UPGRADE) -c requirements/test.txt --group remotes
 	$(call COMPILE,build) -c requirements/test.txt --group build
 	$(call COMPILE,supply) $(UPGRADE) -c requirements/test.txt --group supply
 	$(MAKE) setup
