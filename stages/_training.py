@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from gptmill.engine.checkpoint import Checkpoints, run_key
+from gptmill.engine.nonfinite import left_out
 from gptmill.engine.optim import build_optimizer
 from gptmill.engine.runtime import Runtime
 from gptmill.engine.state import TrainState
@@ -70,7 +71,7 @@ def train_stage(
         if not runtime.first:
             return
         _publish(stage, recipe, state, result, output, plots)
-        stage.write_metrics(metrics, result.metrics)
+        stage.write_metrics(metrics, result.metrics | left_out(state))
         if rate:
             stage.timing({f"{recipe.task.unit}_per_second": rate})
         if rate and result.flops_per_target is not None:

@@ -36,6 +36,7 @@ from gptmill.versions import packages
 from gptmill.weights.folder import load_language_model, save_model
 from gptmill.weights.safetensors import SafetensorsFolder
 from tests.support.damage import damaged_bytes, damaged_json
+from tests.support.unsealed import unsealed
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 4
 ENTRY = {"instruction": "Say it.", "input": "", "output": "It."}
@@ -74,6 +75,7 @@ def model_folder(folder: Path) -> None:
     tokenizer = train_byte_pairs([TEXT], 280)
     model = GPT2(GPT2Config(tokenizer.vocabulary_size, 8, 1, 2, 8))
     save_model(folder, model, tokenizer, provenance={"made": "here"})
+    unsealed(folder)
 
 
 def open_model(folder: Path) -> None:
@@ -96,6 +98,7 @@ def token_folder(folder: Path) -> None:
     tokenizer = train_byte_pairs([TEXT], 280)
     plan = plan_splits(corpus, validation_fraction=0.2, test_fraction=0.2, seed=0)
     write_tokens(plan, tokenizer, folder / "tokens", shard_tokens=64)
+    unsealed(folder)
 
 
 def read_tokens(folder: Path) -> None:

@@ -19,6 +19,7 @@ from gptmill.versions import VERSIONS_FILE
 # Each room and its floor; an import may go to a lower floor, or stay in its own room.
 FLOORS = {
     "errors": 0, "git": 0, "files": 1, "likelihood": 1, "sources": 1, "sampling_options": 1,
+    "seal": 1.5,
     "sampling_section": 1.5, "runtime_sections": 1.5, "batching": 1, "shapes": 2, "closure": 2,
     "params": 2, "prompt": 2,
     "reading": 2, "tokenizer": 2, "conversation": 2.5, "profiles": 3, "meanings": 3,

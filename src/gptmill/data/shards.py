@@ -22,6 +22,7 @@ from gptmill.data.tokens import DOCUMENTS, INDEX
 from gptmill.errors import UserError
 from gptmill.files import atomic_folder, sha256_tree, write_json
 from gptmill.process.pool import impatient_pool, in_turn
+from gptmill.seal import seal
 from gptmill.tokenizer import Tokenizer
 
 AHEAD = 2  # batches under way, for each thread
@@ -63,6 +64,7 @@ def write_tokens(
         for split, (name, writer) in enumerate(zip(SPLITS, writers)):
             index["splits"][name] = _entry(plan, split, writer, tokenizer)
         write_json(beside / INDEX, index)
+        seal(beside)
     return _counts(index)
 
 

@@ -1,9 +1,9 @@
 """Token shards on disk: read by memory mapping, sampled in windows.
 
-Layout of a token folder: `index.json` (tokenizer hash, type, counts), `tokenizer/`, and for each
-split `00000.bin`, `00001.bin`, … (raw little-endian ids, every shard but the last of one size)
-and `documents.npy`, int64 [documents, 2]: where each document starts, in tokens, and its size in
-UTF-8 bytes. `gptmill.data.shards` writes it.
+Layout of a token folder: `index.json` (tokenizer hash, type, counts), `gptmill.sha256`,
+`tokenizer/`, and for each split `00000.bin`, `00001.bin`, … (raw little-endian ids, every shard but
+the last of one size) and `documents.npy`, int64 [documents, 2]: where each document starts, in
+tokens, and its size in UTF-8 bytes. `gptmill.data.shards` writes it.
 """
 
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from gptmill.errors import UserError
+from gptmill.seal import check_seal
 from gptmill.shapes import read_json_as
 from gptmill.tokenizer import Tokenizer
 
@@ -89,11 +90,12 @@ class TokenSplit:
     `document_starts` and `document_bytes`, int64 [documents], tell them apart.
 
     Raises:
-        UserError: no such folder or split, or shards that do not have the size the index tells.
+        UserError: no such folder or split, or files whose bytes are not those that were written.
     """
 
     def __init__(self, folder: Path, split: str) -> None:
         index = read_json_as(folder / INDEX, Index)
+        check_seal(folder, INDEX, f"{split}/*")
         if split not in index.splits:
             raise UserError(f"{folder} has no split {split!r}, only {', '.join(index.splits)}")
         entry = index.splits[split]

@@ -16,6 +16,7 @@ class StepResult:
     gradient_norm: Tensor  # before clipping
     learning_rate: float
     last: bool  # whether this was the final step
+    left_out: bool = False  # the gradient was not finite, and the weights are as they were
 
 
 Hook = Callable[[TrainState, StepResult], None]

@@ -4,17 +4,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gptmill.engine.hooks import Hook, StepResult
+from gptmill.engine.nonfinite import leave_out
 from gptmill.engine.parallel import whole
 from gptmill.engine.runtime import Runtime
 from gptmill.engine.state import Batches, TrainState
 from gptmill.engine.workers import backward
-from gptmill.errors import UserError
 
 
 class Task(Protocol):
@@ -52,8 +53,10 @@ def fit(
     its share of every micro-batch's rows, so the data do not depend on how many processes there
     are, and gradients are exchanged once, after the last micro-batch.
 
+    A step whose gradient is not finite moves nothing.
+
     Raises:
-        UserError: the loss is no longer a number.
+        NotFiniteError: too many such steps in a row.
     """
     model = runtime.training_model(state.model)
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
@@ -64,35 +67,50 @@ def fit(
             for group in state.optimizer.param_groups:
                 group["lr"] = rate
             runtime.begin_step(state.step)
-            drawn = [_own_rows(state.batches, runtime) for _ in range(config.accumulation)]
-            targets = runtime.total(sum(task.targets(batch) for batch, own in drawn if own))
+            drawn = [_drawn(state.batches, runtime) for _ in range(config.accumulation)]
+            targets = runtime.total(sum(task.targets(d.batch) for d in drawn if d.counts))
             loss = torch.zeros((), device=runtime.device)
-            for number, (batch, own) in enumerate(drawn, 1):
-                share = partial(_share, task, model, runtime, targets if own else math.inf)
+            for number, micro_batch in enumerate(drawn, 1):
+                divisor = targets if micro_batch.counts else math.inf
+                share = partial(_share, task, model, runtime, divisor)
                 with runtime.exchanging(model, number == len(drawn)):
-                    loss += backward(workers, parameters, share, batch) / runtime.world_size
+                    summed = backward(workers, parameters, share, micro_batch.batch)
+                    loss += summed / runtime.world_size
             loss = runtime.summed(loss)
             norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip or float("inf"))
             norm = whole(norm)
-            if not torch.isfinite(norm):
-                raise _diverged(state, loss.item(), rate)
-            state.optimizer.step()
+            finite = bool(torch.isfinite(norm))
+            if finite:
+                state.optimizer.step()
+                state.targets += round(targets)
+                state.left_out_in_a_row = 0
+            else:
+                rows = [micro_batch.rows for micro_batch in drawn]
+                leave_out(state, rows, loss.item(), rate, norm.item(), runtime.first)
             state.optimizer.zero_grad(set_to_none=True)
             state.step += 1
-            state.targets += round(targets)
+            last = state.step == config.steps
             for hook in hooks:
-                hook(state, StepResult(loss, norm, rate, state.step == config.steps))
+                hook(state, StepResult(loss, norm, rate, last, left_out=not finite))
 
 
-def _own_rows(batches: Batches, runtime: Runtime) -> tuple[Any, bool]:
-    """This process's rows of the next micro-batch, and whether there are any.
+class _MicroBatch(NamedTuple):
+    """The rows that all processes share, and what this one computes of them, if it `counts`."""
+
+    rows: np.ndarray
+    batch: Any
+    counts: bool
+
+
+def _drawn(batches: Batches, runtime: Runtime) -> _MicroBatch:
+    """This process's rows of the next micro-batch.
 
     Without any a process computes one row that counts nothing, because an exchange of gradients
     needs all processes.
     """
     rows = batches.next_rows()
     own = rows[runtime.rank :: runtime.world_size]
-    return batches.batch_of(own if len(own) else rows[:1]), len(own) > 0
+    return _MicroBatch(rows, batches.batch_of(own if len(own) else rows[:1]), len(own) > 0)
 
 
 def _share(task: Task, model: nn.Module, runtime: Runtime, targets: float, batch: Any) -> Tensor:
@@ -100,13 +118,3 @@ def _share(task: Task, model: nn.Module, runtime: Runtime, targets: float, batch
     gradients by: the sum is wanted, and it averages."""
     with runtime.autocast():
         return task.loss(model, batch, runtime) * (runtime.world_size / targets)
-
-
-def _diverged(state: TrainState, loss: float, rate: float) -> UserError:
-    position = ", ".join(f"{name} {value}" for name, value in state.batches.state_dict().items())
-    return UserError(
-        f"the gradient is not finite at step {state.step} (loss {loss:.4g}, learning rate "
-        f"{rate:.3g}, data at {position}). The weights before this step are untouched and the last "
-        "checkpoint is kept; lower optimizer.learning_rate, lengthen warmup_steps, or set "
-        "runtime.precision to float32"
-    )

@@ -44,7 +44,8 @@ class TrainState:
 
     `best_value` is the lowest validation loss so far and `best_weights` what reached it, when the
     run chooses by validation; `curves` are the logged points, so that a resumed run draws them
-    whole; `run_id` is the tracking run to reopen.
+    whole; `run_id` is the tracking run to reopen; `left_out` counts steps whose gradient was not
+    finite (`engine.nonfinite`).
     """
 
     model: nn.Module
@@ -56,6 +57,8 @@ class TrainState:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     curves: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     run_id: str = ""
+    left_out: int = 0
+    left_out_in_a_row: int = 0
     whole_model: nn.Module | None = None
 
     def __post_init__(self) -> None:
@@ -139,8 +142,8 @@ def _sharded(tensors: dict[str, Tensor], like: dict[str, Tensor]) -> dict[str, T
     return {name: sharded(tensor, like[name]) for name, tensor in tensors.items()}
 
 
-FIGURES = ("step", "targets", "best_value", "curves")
-RECORDS = (*FIGURES, "best_weights", "run_id")
+FIGURES = ("step", "targets", "best_value", "curves", "left_out")
+RECORDS = (*FIGURES, "best_weights", "run_id", "left_out_in_a_row")
 
 
 def random_state() -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -11,6 +12,7 @@ from tqdm import tqdm
 from gptmill.engine.checkpoint import Checkpoints
 from gptmill.engine.hooks import Hook, StepResult, every
 from gptmill.engine.loop import FitConfig, Task, fit
+from gptmill.engine.nonfinite import NotFiniteError, left_out
 from gptmill.engine.optim import learning_rate
 from gptmill.engine.runtime import Runtime
 from gptmill.engine.state import Batches, TrainState
@@ -45,7 +47,7 @@ def train(
         Targets per second over the steps of this process, evaluation and saving not counted.
 
     Raises:
-        UserError: there is nothing to train on, or the loss is no longer a number.
+        UserError: there is nothing to train on, or the gradient stays not finite.
     """
     if steps < 1:
         raise UserError("a training of 0 steps: there are no examples, or no epochs")
@@ -61,7 +63,7 @@ def train(
     # The model as it starts is a point of the curve too: an untrained loss is near ln(vocabulary).
     if state.step == 0:
         _evaluate(state, evaluate, log)
-    with progress(state.step, steps, runtime.first) as bar:
+    with progress(state.step, steps, runtime.first) as bar, _kept_if_stopped(state, checkpoints):
         fit(
             state,
             task,
@@ -79,6 +81,16 @@ def train(
         )
     state.restore_best()
     return clock.targets_per_second
+
+
+@contextmanager
+def _kept_if_stopped(state: TrainState, checkpoints: Checkpoints) -> Iterator[None]:
+    """Keep the state of a training whose gradient stays not finite, and say where."""
+    try:
+        yield
+    except NotFiniteError as error:
+        path = checkpoints.keep_stopped(state)
+        raise NotFiniteError(f"{error}. The state is kept for study in {path}") from None
 
 
 def show_finished(state: TrainState, hooks: Sequence[Hook], log: Log) -> None:
@@ -151,6 +163,9 @@ def _progress_hook(bar: tqdm) -> Hook:
 
 def _logging_hook(log: Log, clock: Clock, rate: str) -> Hook:
     def hook(state: TrainState, result: StepResult) -> None:
+        if result.left_out:
+            log(state.step, left_out(state))
+            return
         if state.step % LOG_EVERY and not result.last:
             return
         point = {

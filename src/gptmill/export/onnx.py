@@ -21,6 +21,7 @@ from gptmill.files import atomic_folder, read_json, write_json
 from gptmill.model.classifier import GPT2Classifier
 from gptmill.model.config import GPT2Config
 from gptmill.model.gpt2 import GPT2
+from gptmill.seal import seal
 from gptmill.weights.assemble import TRANSPOSED
 from gptmill.weights.folder import load_classifier, load_language_model
 
@@ -133,6 +134,7 @@ def _onnx_folder(model_folder: Path, output: Path) -> Iterator[Path]:
             if path.is_file() and ".safetensors" not in path.suffixes:
                 shutil.copyfile(path, folder / path.name)
         yield folder
+        seal(folder)
 
 
 def _write_model(

@@ -21,6 +21,7 @@ from gptmill.generate.loop import Completion, generate, stream
 from gptmill.generate.sampling import SamplingOptions
 from gptmill.reading import mean_of_pieces
 from gptmill.runtime.mapping import mapped_model
+from gptmill.seal import check_seal
 from gptmill.tokenizer import Tokenizer, load_tokenizer
 
 MODEL_FILE = "model.onnx"
@@ -46,6 +47,7 @@ def open_session(
     path = folder / MODEL_FILE
     if not path.is_file():
         raise UserError(f"{path} does not exist: export the model first, or name another folder")
+    check_seal(folder)
     options = ort.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
     options.intra_op_num_threads = threads or 0

@@ -1,7 +1,7 @@
 """Model folders: everything that running a model needs, in the layout of Hugging Face's GPT-2.
 
 What the card writes (`gptmill.card`), `model.safetensors` (the tied matrix once), the tokenizer's
-files and `provenance.json`. `transformers` opens them as they are.
+files, `provenance.json` and `gptmill.sha256`. `transformers` opens them as they are.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,6 +18,7 @@ from gptmill.files import atomic_folder, write_json
 from gptmill.model.classifier import GPT2Classifier
 from gptmill.model.gpt2 import GPT2
 from gptmill.reading import Reading
+from gptmill.seal import seal
 from gptmill.tokenizer import Tokenizer
 from gptmill.weights.assemble import (
     POSITIONS,
@@ -68,6 +69,7 @@ def save_model(
         tokenizer.save(temporary)
         card.write(temporary, tokenizer)
         write_json(temporary / "provenance.json", provenance)
+        seal(temporary)
 
 
 def load_language_model(folder: Path, context_length: int | None = None) -> GPT2:

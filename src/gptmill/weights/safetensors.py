@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gptmill.errors import UserError
 from gptmill.files import read_json
+from gptmill.seal import check_seal
 
 SINGLE, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 DTYPES = {
@@ -53,10 +54,11 @@ class SafetensorsFolder:
 
     Raises:
         UserError: no safetensors, a pickle instead, a file that is truncated or damaged, shards
-            that disagree with their index.
+            that disagree with their index, bytes that are not those we wrote.
     """
 
     def __init__(self, folder: Path) -> None:
+        check_seal(folder)
         self.origin = str(folder)
         self.stored = _sharded(folder) if (folder / INDEX).exists() else _single(folder)
         self._maps: dict[Path, mmap.mmap] = {}

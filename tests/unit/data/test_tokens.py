@@ -16,6 +16,7 @@ from gptmill.data.tokens import TokenSplit, WindowSampler, sliding_windows
 from gptmill.errors import UserError
 from gptmill.files import sha256_tree
 from gptmill.tokenizer import load_tokenizer, train_byte_pairs, train_vocabulary
+from tests.support.unsealed import unsealed
 
 
 def write_corpus(folder, count: int, nats: bool = True):
@@ -157,6 +158,10 @@ def test_a_damaged_folder_is_told(written, tmp_path):
         TokenSplit(tmp_path / "out", "dev")
     shard = tmp_path / "out" / "train" / "00001.bin"
     shard.write_bytes(shard.read_bytes()[:-2])
+    with pytest.raises(UserError, match=r"00001\.bin has other bytes than were written"):
+        TokenSplit(tmp_path / "out", "train")
+    TokenSplit(tmp_path / "out", "validation")  # whose files are whole
+    unsealed(tmp_path / "out")
     with pytest.raises(UserError, match=r"00001\.bin has 598 bytes and the index says 600"):
         TokenSplit(tmp_path / "out", "train")
 

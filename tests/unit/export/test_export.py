@@ -9,6 +9,7 @@ from gptmill.export.onnx import export_classifier, export_language_model
 from gptmill.files import read_json, sha256_tree
 from gptmill.runtime.session import OnnxDecoder, open_session
 from gptmill.weights.folder import load_language_model
+from tests.support.unsealed import unsealed
 
 IDS = [[5, 17, 2, 260, 9], [30, 3, 3, 270, 1]]
 
@@ -101,8 +102,10 @@ def test_weights_past_the_limit_lie_beside_the_graph(
     onnx.checker.check_model(str(tmp_path / "a" / "model.onnx"))
     np.testing.assert_array_equal(logits(tmp_path / "a"), logits(language_model_onnx))
     (tmp_path / "a" / "model.onnx_data").unlink()
-    with pytest.raises(UserError, match=r"model.onnx cannot be loaded"):
+    with pytest.raises(UserError, match=r"model.onnx_data is missing"):
         open_session(tmp_path / "a")
+    with pytest.raises(UserError, match=r"model.onnx cannot be loaded"):
+        open_session(unsealed(tmp_path / "a"))
 
 
 def test_an_old_opset_is_refused_and_the_former_folder_stays(language_model, tmp_path):

@@ -15,6 +15,7 @@ from gptmill.generate.torch_decoder import TorchDecoder
 from gptmill.runtime import session as session_module
 from gptmill.runtime.session import Classifier, Generator, OnnxDecoder, open_session
 from gptmill.weights.folder import load_classifier, load_language_model
+from tests.support.unsealed import unsealed
 
 CONTEXT = 24
 PROMPTS = ["the cat", "the dog ran over the", "a", "mat"]
@@ -208,8 +209,10 @@ def test_a_damaged_model_is_named(bytes_kept, language_model_onnx, tmp_path):
     folder = shutil.copytree(language_model_onnx, tmp_path / "onnx")
     whole = (folder / "model.onnx").read_bytes()
     (folder / "model.onnx").write_bytes(whole[:bytes_kept])
-    with pytest.raises(UserError, match=r"model.onnx cannot be loaded, export it again"):
+    with pytest.raises(UserError, match=r"model.onnx has other bytes than were written"):
         Generator(folder)
+    with pytest.raises(UserError, match=r"model.onnx cannot be loaded, export it again"):
+        Generator(unsealed(folder))
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "config.json"])

@@ -11,6 +11,7 @@ from gptmill.model.config import GPT2Config
 from gptmill.model.gpt2 import GPT2
 from gptmill.tokenizer import BytePairTokenizer, train_byte_pairs
 from gptmill.weights.folder import save_model
+from tests.support.unsealed import unsealed
 
 CONFIG = GPT2Config(vocabulary_size=310, context_length=24, layers=2, heads=2, width=16)
 
@@ -43,10 +44,10 @@ def model(build: Callable[..., GPT2]) -> GPT2:
 
 @pytest.fixture
 def write(tmp_path: Path, tokenizer: BytePairTokenizer) -> Callable[..., Path]:
-    """Write a model folder and give its path."""
+    """Write a model folder as somebody else's and give its path."""
 
     def write_folder(model: torch.nn.Module, **options: object) -> Path:
         save_model(tmp_path / "model", model, tokenizer, provenance={"made": "here"}, **options)
-        return tmp_path / "model"
+        return unsealed(tmp_path / "model")
 
     return write_folder

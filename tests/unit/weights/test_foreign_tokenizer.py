@@ -20,6 +20,7 @@ from gptmill.model.gpt2 import GPT2
 from gptmill.tokenizer import LibraryTokenizer, load_stop_tokens, load_tokenizer
 from gptmill.weights.folder import load_language_model, save_model
 from gptmill.weights.foundation import read_foundation
+from tests.support.unsealed import unsealed
 
 TEXT = 'the quick brown fox jumps over the lazy dog {"name": 12, "done": true} ' * 20
 END, START = "<|im_end|>", "<|im_start|>"
@@ -63,7 +64,7 @@ def write(folder: Path, fast: FastTokenizer, stops: object = None) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return write(tmp_path / "model", chat(), [301, 0])
+    return unsealed(write(tmp_path / "model", chat(), [301, 0]))
 
 
 def test_saving_keeps_tokens_roles_and_stops(folder: Path, tmp_path: Path) -> None:
@@ -100,6 +101,7 @@ def test_an_added_end_of_text_ends_a_response(folder: Path, tmp_path: Path) -> N
     from gptmill.runtime.session import Generator
 
     export_language_model(folder, tmp_path / "onnx", opset=20)
+    unsealed(tmp_path / "onnx")
     generator = Generator(tmp_path / "onnx", 1)
     assert generator.stop_tokens == tuple(load_stop_tokens(folder)) == (301, 0)
     assert generator.generate(["the fox", ""], options) == found
