@@ -12,7 +12,7 @@ FRESH_REPORT := [ -f report/index.html ] && \
 	[ -z "$$(find timings -name '*.json' ! -name report.json -newer report/index.html)" ]
 
 .DEFAULT_GOAL := help
-.PHONY: help setup remotes repro test test-faults test-clusters test-remotes test-clients test-peers fuzz check coverage lint types browser docs ui lock audit sbom clean
+.PHONY: help setup remotes repro test test-faults test-load test-clusters test-remotes test-clients test-peers fuzz check coverage lint types browser docs ui lock audit sbom clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -96,6 +96,10 @@ test-faults: $(VENV)/test ## stop and starve every stage at random; writes docs/
 
 # Root, network namespaces, and Slurm from Debian; without one of them its tests are skipped.
 CLUSTER := slurmctld slurmd slurm-client munge iproute2
+test-load: $(VENV)/pipeline $(VENV)/test ## 64 and 256 clients for ten minutes each; writes docs/reliability.md
+	dvc repro --quiet export_onnx
+	python -m tests.load --write
+
 test-clusters: $(VENV)/test ## two hosts and a Slurm of two nodes, on this machine
 	@command -v slurmctld >/dev/null || { $(ROOT) apt-get update -qq && $(ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y $(CLUSTER); }
 	python -m pytest -q tests/clusters tests/unit/engine/test_distributed.py -m clusters
