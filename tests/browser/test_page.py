@@ -129,6 +129,61 @@ def test_an_answer_comes_bit_by_bit_and_can_be_stopped(
     assert tokens.count() == count
 
 
+def test_two_models_answer_the_same_prompt_side_by_side(
+    open_page: OpenPage, running: Running
+) -> None:
+    page = opened(open_page, running)
+    bodies = []
+    page.on("request", lambda asked: bodies.append(asked.post_data_json))
+    page.get_by_label("Beside it").select_option("long:latest")
+    page.get_by_label("Tokens at most").fill("12")
+    ask(page)
+    figures = page.locator(".pair .figures")
+    for at in range(2):
+        expect(figures.nth(at)).to_contain_text("seed")
+    assert sorted(body["model"] for body in bodies) == [CHAT, "long:latest"]
+    assert bodies[0]["options"] == bodies[1]["options"]
+    assert page.locator(".asked").count() == 1
+    assert page.locator(".pair .who").all_text_contents() == ["instructions", "long"]
+    shown = [text.removesuffix("■ end") for text in page.locator(".answer").all_text_contents()]
+    for body in bodies:
+        answer = posted(running, "/api/chat", {**body, "stream": False})["message"]["content"]
+        assert shown[body["model"] != CHAT] == answer
+    left, right = (page.locator(".pair .turn").nth(at).bounding_box() for at in range(2))
+    assert left["y"] == right["y"] and left["x"] + left["width"] <= right["x"]
+    assert_fits(page)
+    picture(page, "compared")
+    page.set_viewport_size(PHONE["viewport"])
+    left, right = (page.locator(".pair .turn").nth(at).bounding_box() for at in range(2))
+    assert left["x"] == right["x"] and left["y"] + left["height"] <= right["y"]
+    assert_fits(page)
+    picture(page, "compared on a phone")
+
+
+def test_each_of_two_models_has_a_conversation_of_its_own(
+    open_page: OpenPage, running: Running
+) -> None:
+    page = opened(open_page, running)
+    bodies = []
+    page.on("request", lambda asked: bodies.append(asked.post_data_json))
+    page.get_by_label("Beside it").select_option(PLAIN)
+    page.get_by_label("Tokens at most").fill("8")
+    page.get_by_label("Send the earlier turns").check()
+    for turn in (1, 2):
+        ask(page)
+        for at in range(2 * turn):
+            expect(page.locator(".figures").nth(at)).to_contain_text("seed")
+    chats = [body["messages"] for body in bodies if body["model"] == CHAT]
+    answers = [text.removesuffix("■ end") for text in page.locator(".answer").all_text_contents()]
+    assert [message["content"] for message in chats[1]] == [PROMPT, answers[0], PROMPT]
+    assert [body["prompt"] for body in bodies if body["model"] == PLAIN] == [PROMPT, PROMPT]
+    page.get_by_label("Beside it").select_option("no other")
+    assert page.locator(".turn").count() == 0
+    ask(page)
+    finished(page)
+    assert page.locator(".answer").count() == 1
+
+
 def test_earlier_turns_go_along_when_asked_to(chat: Page) -> None:
     bodies = []
     chat.on("request", lambda asked: bodies.append(asked.post_data_json))
@@ -277,12 +332,15 @@ def test_enter_before_the_models_are_known_keeps_the_text(
     finished(page)
 
 
-@pytest.mark.parametrize("look", ["light", "dark", "phone"])
+@pytest.mark.parametrize("look", ["light", "dark", "phone", "two"])
 def test_it_is_readable_everywhere(
     look: str, open_page: OpenPage, running: Running, accessible: Callable[[Page], None]
 ) -> None:
-    options = PHONE if look == "phone" else {"color_scheme": look}
+    scheme = "dark" if look == "dark" else "light"
+    options = PHONE if look == "phone" else {"color_scheme": scheme}
     page = opened(open_page, running, **options)
+    if look == "two":
+        page.get_by_label("Beside it").select_option("long:latest")
     ask(page)
     finished(page)
     page.locator(".token").first.click()

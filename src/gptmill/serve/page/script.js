@@ -1,73 +1,21 @@
 // The page: it talks to the server it came from, by Ollama's protocol and /classify.
 
+import { $, call, download, element, lines, percent, post, status } from "./server.js";
+import { classifyTable, openTable } from "./table.js";
+
 const CANDIDATES = 8; // likeliest tokens asked for in each place
 const PLAIN = "{{ .Prompt }}"; // the template of a model that only continues text
 
 const HINT = "Point at a piece of an answer, or go there by Tab and the arrow keys, to see what else could "
   + "have stood there. The smaller its chance, the stronger its underline.";
 
-const $ = (id) => document.getElementById(id);
-const status = (text) => { $("status").textContent = text; };
-const percent = (chance) => (chance < 0.0005 ? "<0.1%" : `${(100 * chance).toFixed(chance < 0.0995 ? 1 : 0)}%`);
-
 let models = { write: [], classify: [] };
 let tab = "write";
-let messages = []; // of the conversation, as /api/chat takes them
+let messages = {}; // of each model's conversation, as /api/chat takes them
 let running = null; // AbortController of the answer under way
 let answers = []; // one list of tokens for each answer
 let saved = []; // what "Save as JSON" writes: each question with what it was asked with
 let looked = null; // { answer, at }: the token whose candidates are shown
-
-function element(name, { className = "", text, ...attributes } = {}, ...children) {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.append(...children);
-  return made;
-}
-
-// --- talking to the server
-
-async function call(path, options = {}) {
-  // Kept until the tab is closed, and sent to this server alone.
-  const key = sessionStorage.getItem("key");
-  const headers = key ? { Authorization: `Bearer ${key}` } : {};
-  const response = await fetch(path, { ...options, headers });
-  if (response.ok) return response;
-  if (response.status === 401) askForKey(key);
-  throw new Error(await reason(response));
-}
-
-const post = (path, body, signal) => call(path, { method: "POST", body: JSON.stringify(body), signal });
-
-function askForKey(wrong) {
-  $("locked").textContent = wrong ? "That key is not one of this server's." : "";
-  $("unlock").hidden = false;
-  $("key").focus();
-}
-
-async function reason(response) {
-  try {
-    return (await response.json()).error;
-  } catch {
-    return `the server answered ${response.status}`;
-  }
-}
-
-async function* lines(response) {
-  let rest = "";
-  const decoder = new TextDecoder();
-  const reader = response.body.getReader();
-  for (;;) {
-    const { value, done } = await reader.read();
-    rest += decoder.decode(value, { stream: !done });
-    const whole = rest.split("\n");
-    rest = done ? "" : whole.pop();
-    for (const line of whole) if (line) yield JSON.parse(line);
-    if (done) return;
-  }
-}
 
 // --- models
 
@@ -104,14 +52,19 @@ function choose(name) {
     $(`${each}-tab`).tabIndex = chosen ? 0 : -1;
   }
   $("model").replaceChildren(...models[name].map((model) => new Option(describe(model), model.name)));
-  $("model").disabled = false;
+  const others = models.write.map((model) => new Option(describe(model), model.name));
+  $("beside").replaceChildren(new Option("no other", ""), ...others);
+  $("beside").closest(".chooser").hidden = name !== "write" || others.length < 2;
+  $("model").disabled = $("beside").disabled = false;
   changeModel();
 }
 
 const short = ({ name }) => name.replace(/:latest$/, "");
 const describe = ({ name, size, chat }) =>
   [short({ name }), ...(chat === undefined ? [] : [chat ? "answers" : "continues"]), size].join(" · ");
-const model = () => models[tab].find(({ name }) => name === $("model").value);
+const named = (wanted) => models[tab].find(({ name }) => name === wanted);
+const model = () => named($("model").value);
+const asked = () => [model(), ...($("beside").value ? [named($("beside").value)] : [])]; // one or two
 
 function changeModel() {
   if (tab !== "write") return;
@@ -128,17 +81,23 @@ function changeModel() {
 // --- an answer
 
 async function ask(text) {
-  const { name, chat } = model();
   const options = controls();
-  const turn = chat ? addChat(text) : addContinuation(text);
-  const conversation = messages; // starting over makes a new one
+  const those = asked();
+  const turns = addTurns(text, those);
+  busy(turns, true);
+  const { signal } = running;
+  await Promise.all(turns.map((turn, i) => answer(turn, those[i], text, options, signal)));
+  busy(turns, false);
+}
+
+async function answer(turn, { name, chat }, text, options, signal) {
+  const conversation = (messages[name] ??= []); // starting over makes a new one
   const body = { model: name, options, logprobs: true, top_logprobs: CANDIDATES, end_logprob: true };
   const [path, what] = chat
     ? ["api/chat", { messages: [...($("remember").checked ? conversation : []), { role: "user", content: text }] }]
     : ["api/generate", { prompt: text, raw: true }];
-  busy(turn, true);
   try {
-    const response = await post(path, { ...body, ...what }, running.signal);
+    const response = await post(path, { ...body, ...what }, signal);
     for await (const line of lines(response)) {
       if (line.error) throw new Error(line.error);
       addPiece(turn, chat ? line.message.content : line.response, line.logprobs);
@@ -152,7 +111,7 @@ async function ask(text) {
   } catch (error) {
     fail(turn, error);
   }
-  busy(turn, false);
+  turn.paragraph.classList.remove("busy");
   if (chat && turn.text) {
     conversation.push({ role: "user", content: text }, { role: "assistant", content: turn.text });
   }
@@ -169,31 +128,33 @@ function controls() {
   return options;
 }
 
-function addChat(text) {
-  const asked = element("div", { className: "turn asked" }, element("span", { className: "who", text: "You" }), element("p", { text }));
-  return addTurn(asked, short(model()));
-}
-
-function addContinuation(text) {
-  const turn = addTurn(null, short(model()));
-  turn.paragraph.append(element("span", { className: "given", text }));
-  return turn;
-}
-
-function addTurn(asked, who) {
+function addTurns(text, those) {
   $("welcome").hidden = true;
+  if (those.some(({ chat }) => chat)) {
+    $("log").append(element("div", { className: "turn asked" },
+      element("span", { className: "who", text: "You" }), element("p", { text })));
+  }
+  const turns = those.map(addTurn);
+  turns.forEach(({ paragraph }, i) => {
+    if (!those[i].chat) paragraph.append(element("span", { className: "given", text }));
+  });
+  const wholes = turns.map(({ whole }) => whole);
+  $("log").append(...(wholes.length > 1 ? [element("div", { className: "pair" }, ...wholes)] : wholes));
+  return turns;
+}
+
+function addTurn(model) {
   const tokens = [];
   const at = answers.push(tokens) - 1;
   const paragraph = element("p", {
     className: "answer", role: "group", tabindex: 0,
-    "aria-label": `Answer ${at + 1}. Left and right arrow keys move through its tokens.`,
+    "aria-label": `Answer ${at + 1}, ${short(model)}. Left and right arrow keys move through its tokens.`,
   });
   const figures = element("span", { className: "figures" });
-  const whole = element("div", { className: "turn" }, element("span", { className: "who", text: who }), paragraph, figures);
-  $("log").append(...(asked ? [asked, whole] : [whole]));
+  const whole = element("div", { className: "turn" }, element("span", { className: "who", text: short(model) }), paragraph, figures);
   paragraph.addEventListener("keydown", (event) => moveByKey(event, at));
   paragraph.addEventListener("focus", () => look(at, looked?.answer === at ? looked.at : 0));
-  return { at, tokens, paragraph, figures, text: "", done: false };
+  return { at, who: short(model), whole, tokens, paragraph, figures, text: "", done: false };
 }
 
 function addPiece(turn, text, scored) {
@@ -235,13 +196,16 @@ function addToken(turn, text, { token, logprob, top_logprobs: top = [] }) {
   if (looked?.answer === turn.at) enableMoves();
 }
 
+// Of two, each is called by its name.
+const who = (turn, word) => (turn.whole.closest(".pair") ? `${word} of ${turn.who}` : word);
+
 function finish(turn, line, seed) {
   turn.done = true;
   const { eval_count: count, eval_duration: duration } = line;
   const rate = duration > 0 && count > 1 ? `, ${Math.round((count - 1) / (duration / 1e9))} tokens/s` : "";
   const why = line.done_reason === "length" ? ", cut at the limit" : "";
   turn.figures.textContent = `${count} tokens${rate}, seed ${seed}${why}`;
-  status(`Answer: ${turn.text || "empty"}`);
+  status(`${who(turn, "Answer")}: ${turn.text || "empty"}`);
 }
 
 function fail(turn, error) {
@@ -253,14 +217,14 @@ function fail(turn, error) {
   }
 }
 
-function busy(turn, on) {
+function busy(turns, on) {
   const held = on ? $("send") : $("stop");
   const focused = document.activeElement === held;
   running = on ? new AbortController() : null;
-  turn.paragraph.classList.toggle("busy", on);
+  for (const { paragraph } of turns) paragraph.classList.toggle("busy", on);
   $("send").hidden = on;
   $("stop").hidden = !on;
-  $("model").disabled = on;
+  $("model").disabled = $("beside").disabled = on;
   if (on) status("Answering");
   if (focused) (on ? $("stop") : $("message")).focus();
 }
@@ -318,7 +282,7 @@ function moveByKey(event, answer) {
 
 function clear() {
   running?.abort();
-  messages = [];
+  messages = {};
   answers = [];
   saved = [];
   $("save").disabled = true;
@@ -368,73 +332,6 @@ function verdict(text, { label, probabilities }) {
   return verdict;
 }
 
-// --- a table
-
-let table = null; // { name, rows }: the file that was chosen, its first row the names of columns
-
-// RFC 4180: cells in quotes may hold commas, line ends and doubled quotes.
-function parseTable(text) {
-  const rows = [[""]];
-  let quoted = false;
-  const cells = text.replace(/^\uFEFF/, "").matchAll(/""|"|,|\r?\n|[^",\r\n]+|\r/g);
-  for (const [part] of cells) {
-    const row = rows.at(-1);
-    if (part === '"') quoted = !quoted;
-    else if (quoted || ![",", "\n", "\r\n"].includes(part)) {
-      // Outside quotes two of them are an empty cell.
-      row[row.length - 1] += part !== '""' ? part : quoted ? '"' : "";
-    } else if (part === ",") row.push("");
-    else rows.push([""]);
-  }
-  return rows.filter((row) => row.length > 1 || row[0] !== "");
-}
-
-const cell = (value) => (/[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
-
-async function openTable(file) {
-  const rows = parseTable(await file.text());
-  const usable = rows.length > 1;
-  table = usable ? { name: file.name, rows } : null;
-  $("columns").hidden = !usable;
-  $("labelled").textContent = usable ? `${file.name}: ${rows.length - 1} rows` : `${file.name} has no rows below its first`;
-  if (!usable) return;
-  $("column").replaceChildren(...rows[0].map((name, at) => new Option(name || `column ${at + 1}`, at)));
-  $("column").value = Math.max(0, rows[0].findIndex((name) => /^(text|message|sentence|content)$/i.test(name)));
-}
-
-const TOGETHER = 256; // texts of one request
-
-async function classifyTable(event) {
-  event.preventDefault();
-  const [head, ...rows] = table.rows;
-  const texts = rows.map((row) => row[Number($("column").value)] ?? "");
-  const asked = texts.flatMap((text, at) => (text.trim() ? [at] : [])); // an empty one gets no label
-  const labels = texts.map(() => ["", ""]);
-  $("label-table").disabled = true;
-  try {
-    for (let first = 0; first < asked.length; first += TOGETHER) {
-      const part = asked.slice(first, first + TOGETHER);
-      const body = { model: model().name, texts: part.map((at) => texts[at]) };
-      const { results } = await (await post("classify", body)).json();
-      results.forEach(({ label, probabilities }, i) => { labels[part[i]] = [label, String(probabilities[label])]; });
-      $("labelled").textContent = `${Math.min(first + TOGETHER, asked.length)} of ${asked.length} texts labelled`;
-    }
-    const lines = [[...head, "label", "probability"], ...rows.map((row, at) => [...row, ...labels[at]])];
-    const text = lines.map((row) => `${row.map(cell).join(",")}\r\n`).join("");
-    download(table.name.replace(/(\.csv)?$/i, "-labelled.csv"), text, "text/csv");
-    $("labelled").textContent = `${asked.length} texts labelled, ${texts.length - asked.length} empty`;
-  } catch (error) {
-    $("labelled").replaceChildren(element("span", { className: "fault", role: "alert", text: error.message }));
-  }
-  $("label-table").disabled = false;
-}
-
-function download(name, text, type) {
-  const address = URL.createObjectURL(new Blob([text], { type }));
-  element("a", { href: address, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(address), 1000);
-}
-
 // --- what a person does
 
 function showValues() {
@@ -462,6 +359,7 @@ $("clear").addEventListener("click", () => { clear(); $("message").focus(); });
 $("previous-token").addEventListener("click", () => move(-1));
 $("next-token").addEventListener("click", () => move(1));
 $("model").addEventListener("change", changeModel);
+$("beside").addEventListener("change", clear);
 $("controls").addEventListener("submit", (event) => event.preventDefault());
 $("controls").addEventListener("input", showValues);
 $("controls").addEventListener("reset", () => setTimeout(showValues));
@@ -470,7 +368,10 @@ $("save").addEventListener("click", () => {
   const about = { saved_at: new Date().toISOString(), server: location.origin, turns: saved };
   download("conversation.json", `${JSON.stringify(about, null, 2)}\n`, "application/json");
 });
-$("table").addEventListener("submit", classifyTable);
+$("table").addEventListener("submit", (event) => {
+  event.preventDefault();
+  classifyTable(model().name);
+});
 $("file").addEventListener("change", () => { if ($("file").files[0]) openTable($("file").files[0]); });
 $("classify").addEventListener("dragover", (event) => event.preventDefault());
 $("classify").addEventListener("drop", (event) => {
