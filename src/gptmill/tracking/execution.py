@@ -1,7 +1,6 @@
 """The execution of the pipeline that a run belongs to."""
 
 import hashlib
-import json
 import os
 import socket
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import psutil
 
 from gptmill.process.parent import is_dvc
+from gptmill.shapes import parse_json_as
 
 # Set for a trial of a study: the study's execution as JSON, and the trial's number.
 STUDY, TRIAL = "GPTMILL_STUDY", "GPTMILL_TRIAL"
@@ -32,7 +32,7 @@ def current_execution(run: str, profile: str, started: int) -> Execution:
     """The study whose trial this is, else the execution of the nearest `dvc` above this process;
     a stage run by hand is its own."""
     if study := os.environ.get(STUDY):
-        return Execution(**json.loads(study))
+        return parse_json_as(study, Execution, f"the environment variable {STUDY}")
     experiment = os.environ.get("DVC_EXP_NAME", "")
     dvc = nearest_dvc()
     if dvc is None:

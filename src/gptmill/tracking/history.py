@@ -1,6 +1,5 @@
 """Executions read back from MLflow, for comparison."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from gptmill.errors import UserError
+from gptmill.shapes import parse_json_as, read_json_as
 from gptmill.tracking.address import database_path, require_answer, tracking_address
 from gptmill.tracking.courier import replay
 from gptmill.tracking.names import from_mlflow
@@ -127,11 +127,12 @@ def _curve(client: Any, run: str, name: str) -> list[tuple[float, float]]:
 
 
 def _texts(client: Any, child: Any) -> Iterator[tuple[str, list[tuple[int, str]]]]:
-    listed = json.loads(child.data.tags.get("mlflow.loggedArtifacts", "[]"))
-    for table in listed:
+    tag = "mlflow.loggedArtifacts"
+    origin = f"the tag {tag} of run {child.info.run_id}"
+    for table in parse_json_as(child.data.tags.get(tag, "[]"), list[dict[str, str]], origin):
         with TemporaryDirectory() as folder:
             path = client.download_artifacts(child.info.run_id, table["path"], folder)
-            found = json.loads(Path(path).read_text(encoding="utf-8"))
+            found = read_json_as(Path(path), dict[str, list])
         if found["columns"] == ["step", "text"]:
             name = from_mlflow(table["path"].removesuffix(".json"))
             yield name, [(step, text) for step, text in found["data"]]

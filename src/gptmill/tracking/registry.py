@@ -16,12 +16,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel
 
 from gptmill.dvc import find_files
 from gptmill.errors import UserError
 from gptmill.files import read_json, write_json
 from gptmill.sampling_options import declarations
+from gptmill.shapes import parse_json_as, read_json_as
 from gptmill.tracking.address import project_root
 
 if TYPE_CHECKING:
@@ -33,6 +36,16 @@ LOADER = "gptmill.runtime.mlflow_pyfunc"
 CONTENT, METRIC, VALUE, TESTED_ON = "content", "metric", "value", "tested_on"
 REFERENCE = "reference"
 DATA = "data/reference"  # where MLflow puts what `data_path` names
+
+
+class Reference(BaseModel):
+    """What finds a model's bytes: its `task`, `path` in the project, MD5 of its files by name."""
+
+    task: Literal["classify", "generate"]
+    path: str
+    files: dict[str, str]
+
+
 EXAMPLES = {"classify": "see you at the park", "generate": "One day"}
 
 
@@ -171,11 +184,14 @@ def repair(client: "MlflowClient") -> list[str]:
 def _reference(client: "MlflowClient", version: Any) -> dict[str, Any]:
     """What a version refers to, from its tags; earlier gptmill wrote it to its files alone."""
     if REFERENCE in version.tags:
-        return json.loads(version.tags[REFERENCE])
+        return parse_json_as(version.tags[REFERENCE], Reference, "its tag").model_dump()
     files = _files(client, version)
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            return read_json(Path(files.download_artifacts(f"{DATA}/reference.json", scratch)))
+            path = Path(files.download_artifacts(f"{DATA}/reference.json", scratch))
+            return read_json_as(path, Reference).model_dump()
+        except UserError:
+            raise
         except Exception:  # each kind of store has errors of its own
             raise UserError(
                 "its files are gone, and it is of a gptmill that kept no copy: `dvc repro --force "

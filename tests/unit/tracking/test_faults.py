@@ -7,14 +7,16 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from gptmill.errors import UserError
 from gptmill.tracking import Stage, replay, serve_ui, tracking_address
 from gptmill.tracking.address import require_answer
-from gptmill.tracking.execution import Execution
+from gptmill.tracking.execution import STUDY, Execution, current_execution
 from gptmill.tracking.journal import Journal, journal_folder
+from gptmill.tracking.registry import REFERENCE, _reference
 from tests.unit.tracking.conftest import (
     children,
     client,
@@ -224,3 +226,19 @@ def test_a_process_that_waits_for_a_journal_gets_a_new_one_when_it_was_delivered
     again.remove()
     again.close()
     assert list(journal_folder().iterdir()) == [], "no lock file is left"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"id": 1}', "[" * 3000])
+def test_a_study_that_the_environment_names_wrongly_is_an_error(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(STUDY, text or " ")
+    with pytest.raises(UserError, match=f"the environment variable {STUDY}"):
+        current_execution("run", "default", 0)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"task": "sing", "path": "a", "files": {}}'])
+def test_a_version_whose_tag_was_edited_is_named(text: str) -> None:
+    version = SimpleNamespace(tags={REFERENCE: text})
+    with pytest.raises(UserError, match="its tag"):
+        _reference(None, version)
