@@ -23,6 +23,7 @@ def main(corpus: Path, output: Path, metrics: Path) -> None:
             seed=parameters.runtime.seed,
             workers=workers,
             beside=output,
+            mixture=section.mixture,
         ) as plan,
     ):
         shares = zip(SPLITS, plan.shares)
@@ -31,7 +32,11 @@ def main(corpus: Path, output: Path, metrics: Path) -> None:
             section.kind, plan, section.vocabulary_size, parameters.pretrain.foundation
         )
         counts = write_tokens(
-            plan, tokenizer, output, shard_tokens=section.shard_tokens, workers=workers
+            plan,
+            tokenizer,
+            output,
+            shard_tokens=section.shard_tokens,
+            workers=workers,
         )
         counts |= {f"filtered/{reason}": count for reason, count in filtered(corpus).items()}
         stage.write_metrics(metrics, counts)

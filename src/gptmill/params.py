@@ -10,12 +10,7 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -25,6 +20,7 @@ from gptmill.sampling_section import Sampling
 from gptmill.sources import (
     Entries,
     Labelled,
+    Mixed,
     Positive,
     Section,
     Seed,
@@ -58,6 +54,7 @@ class Tokenize(Section):
     validation_fraction: Fraction = Field(description="share of documents held out")
     test_fraction: Fraction = Field(description="share of documents kept for the report")
     shard_tokens: Positive = Field(description="tokens in one memory-mapped file")
+    mixture: list[Mixed] = Field(description="corpora drawn from by weight; [] is off")
 
     @model_validator(mode="after")
     def _something_to_train_on_and_to_validate(self) -> "Tokenize":

@@ -116,6 +116,12 @@ Entries = Annotated[Embedded | Files | Manifest | Hub, Field(discriminator="sour
 Dataset = Embedded | Files | Manifest | Stdlib | Hub | Trove
 
 
+class Mixed(Section):
+    name: str = Field(pattern="^[a-z0-9_]+$", description="corpus, as metrics call it")
+    documents: str = Field(description="glob of the ids of its documents; the first that fits")
+    weight: float = Field(gt=0, description="share of training rows, relative to the others'")
+
+
 def sections_of(annotation: Any) -> tuple[type[Section], ...]:
     """The sections that a field may be: one, those of a choice, or none."""
     kinds = get_args(annotation) or (annotation,)

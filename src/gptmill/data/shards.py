@@ -6,7 +6,7 @@ appends what they return, in the corpus's order. The bytes do not depend on the 
 
 import math
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,19 +17,26 @@ import numpy as np
 from tqdm import tqdm
 
 from gptmill.data.corpus import SPLITS
+from gptmill.data.mixture import SOURCES
 from gptmill.data.splits import CUT, DROPPED, Plan, pieces
 from gptmill.data.tokens import DOCUMENTS, INDEX
 from gptmill.errors import UserError
 from gptmill.files import atomic_folder, sha256_tree, write_json
 from gptmill.process.pool import impatient_pool, in_turn
 from gptmill.seal import seal
+from gptmill.sources import Mixed
 from gptmill.tokenizer import Tokenizer
 
 AHEAD = 2  # batches under way, for each thread
 
 
 def write_tokens(
-    plan: Plan, tokenizer: Tokenizer, folder: Path, *, shard_tokens: int, workers: int = 1
+    plan: Plan,
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    shard_tokens: int,
+    workers: int = 1,
 ) -> dict[str, float]:
     """Encode a corpus into shards, `<|endoftext|>` after every document.
 
@@ -42,7 +49,7 @@ def write_tokens(
         and `dropped/<reason>`.
 
     Raises:
-        UserError: nothing is left to train on.
+        UserError: nothing is left to train on, or a corpus of the mixture has nothing of it.
     """
     if not any(split == 0 or split == CUT for split in np.unique(plan.splits)):
         raise UserError(_nothing_to_train_on(plan))
@@ -63,6 +70,8 @@ def write_tokens(
                     writer.append(part)
         for split, (name, writer) in enumerate(zip(SPLITS, writers)):
             index["splits"][name] = _entry(plan, split, writer, tokenizer)
+        if plan.mixture:
+            index["mixture"] = _mixture(writers, plan.mixture)
         write_json(beside / INDEX, index)
         seal(beside)
     return _counts(index)
@@ -101,6 +110,7 @@ class _Part:
 
     ids: list[np.ndarray] = field(default_factory=list)
     lengths: array = field(default_factory=lambda: array("q"))
+    sources: array = field(default_factory=lambda: array("B"))
     words: int = 0
     unknown: int = 0
 
@@ -122,19 +132,21 @@ def _encoded(
 
 def _encode(plan: Plan, tokenizer: Tokenizer, dtype: np.dtype, batch: int) -> list[_Part]:
     taken = [
-        (split, text, ends, words)
+        (number, split, text, ends, words)
         for number, text in plan.spool.texts(batch)
         for split, text, ends, words in _pieces(plan, number, text)
     ]
     found = [_Part() for _ in SPLITS]
     unknown = getattr(tokenizer, "unknown", None)
     end = np.array([tokenizer.end_of_text], dtype)
-    encoded = tokenizer.encode_arrays([text for _, text, _, _ in taken])
-    for (split, text, ends, words), ids in zip(taken, encoded, strict=True):
+    encoded = tokenizer.encode_arrays([text for _, _, text, _, _ in taken])
+    for (number, split, text, ends, words), ids in zip(taken, encoded, strict=True):
         part = found[split]
         part.ids += [ids.astype(dtype), end] if ends else [ids.astype(dtype)]
         part.lengths.extend((len(ids) + ends, len(text.encode())))
         part.words += words
+        if plan.mixture:
+            part.sources.append(int(plan.sources[number]))
         part.unknown += 0 if unknown is None else int((ids == unknown).sum())
     return found
 
@@ -170,6 +182,20 @@ def _entry(plan: Plan, split: int, writer: "_ShardWriter", tokenizer: Tokenizer)
     }
 
 
+def _mixture(writers: "list[_ShardWriter]", mixture: Sequence[Mixed]) -> list[dict[str, Any]]:
+    """Write whose documents each split's are; the index's entry."""
+    for writer in writers:
+        np.save(writer.folder / SOURCES, np.array(writer.sources, np.uint8))
+    for number, mixed in enumerate(mixture):
+        for writer, split in zip(writers[:2], SPLITS):
+            if number not in writer.sources:
+                raise UserError(
+                    f"tokenize.mixture: {mixed.name} has no document in {split}: "
+                    f"{mixed.documents!r} fits no id of it; add text or take it out"
+                )
+    return [{"name": mixed.name, "weight": mixed.weight} for mixed in mixture]
+
+
 class _ShardWriter:
     """Appends ids to files of `shard_tokens` each; `shards` lists name and tokens."""
 
@@ -177,7 +203,7 @@ class _ShardWriter:
         folder.mkdir(parents=True)
         self.folder, self.dtype, self.shard_tokens = folder, dtype, shard_tokens
         self.tokens = self.words = self.unknown = 0
-        self.lengths = array("q")
+        self.lengths, self.sources = array("q"), array("B")
         self.shards: list[dict[str, Any]] = []
         self._file: BinaryIO | None = None
 
@@ -185,6 +211,7 @@ class _ShardWriter:
         for ids in part.ids:
             self._append(ids)
         self.lengths.extend(part.lengths)
+        self.sources.extend(part.sources)
         self.words += part.words
         self.unknown += part.unknown
 

@@ -1,6 +1,6 @@
 """Train, validation and test: as files are named for them, else by shares of the text."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -8,8 +8,10 @@ import numpy as np
 
 from gptmill.data.corpus import SPLITS, Document
 from gptmill.data.duplicates import Dropped, drop_duplicates
+from gptmill.data.sources import source_of
 from gptmill.data.spool import Spool, read_corpus
 from gptmill.errors import UserError
+from gptmill.sources import Mixed
 
 DROPPED = 255  # in a plan: no split
 CUT = 254  # a piece in each split
@@ -30,6 +32,8 @@ class Plan:
         cuts: of a document that is cut by position, the share of its characters in each split.
         shares: the share of all text that each split gets.
         dropped: what was left out, and why.
+        mixture: corpora, if there are several.
+        sources: [documents] whose each is, a position in the mixture.
     """
 
     spool: Spool
@@ -37,6 +41,8 @@ class Plan:
     cuts: dict[int, Fractions]
     shares: Fractions
     dropped: Dropped = field(default_factory=Dropped)
+    mixture: Sequence[Mixed] = ()
+    sources: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint8))
 
     def __enter__(self) -> "Plan":
         return self
@@ -53,6 +59,7 @@ def plan_splits(
     seed: int,
     workers: int = 1,
     beside: Path | None = None,
+    mixture: Sequence[Mixed] = (),
 ) -> Plan:
     """Read a corpus once, leave duplicates out and assign each other document to a split.
 
@@ -69,9 +76,11 @@ def plan_splits(
     Args:
         workers: processes that read and clean; the plan does not depend on it.
         beside: what is read is kept in a temporary sibling of this path; None is the corpus.
+        mixture: corpora of which each is divided by itself, so that each has its share held out.
 
     Raises:
-        UserError: fractions that leave nothing to train on, or no text at all.
+        UserError: fractions that leave nothing to train on, no text at all, or a document of no
+            corpus of the mixture.
     """
     if validation_fraction + test_fraction >= 1:
         raise UserError(
@@ -85,13 +94,19 @@ def plan_splits(
         groups = drop_duplicates(spool.records, spool.id, sketches, dropped)
         if not (groups >= 0).any():
             raise UserError(f"{folder} holds no text")
-        return _planned(spool, groups, fractions, dropped)
+        return _planned(spool, groups, fractions, dropped, mixture)
     except BaseException:
         spool.close()
         raise
 
 
-def _planned(spool: Spool, groups: np.ndarray, fractions: Fractions, dropped: Dropped) -> Plan:
+def _planned(
+    spool: Spool,
+    groups: np.ndarray,
+    fractions: Fractions,
+    dropped: Dropped,
+    mixture: Sequence[Mixed],
+) -> Plan:
     """A split for every document that has a group."""
     records, kept = spool.records, groups >= 0
     splits = np.full(len(kept), DROPPED, np.uint8)
@@ -102,10 +117,36 @@ def _planned(spool: Spool, groups: np.ndarray, fractions: Fractions, dropped: Dr
         wanted = tuple(0.0 if i in given and i else f for i, f in enumerate(fractions))
     else:
         splits[kept], wanted = 0, fractions
+    sources = np.array([source_of(id, mixture) for id in spool.ids()] if mixture else [], np.uint8)
     if any(wanted[1:]):
         free = np.flatnonzero(splits == 0)
-        _draw(free, records, groups, _of_one(wanted), splits, cuts)
-    return Plan(spool, splits, cuts, _shares(records["characters"], splits, cuts), dropped)
+        corpora = [free[sources[free] == k] for k in range(len(mixture))] if mixture else [free]
+        taken = _Taken(groups, splits)
+        for documents in corpora:
+            rest = taken.follow(documents) if mixture else documents
+            _draw(rest, records, groups, _of_one(wanted), splits, cuts)
+    shares = _shares(records["characters"], splits, cuts)
+    return Plan(spool, splits, cuts, shares, dropped, mixture, sources)
+
+
+class _Taken:
+    """Which split a group of related documents went to with an earlier corpus."""
+
+    def __init__(self, groups: np.ndarray, splits: np.ndarray) -> None:
+        self._groups, self._splits = groups, splits
+        self._known: dict[int, int] = {}
+        self._last = np.empty(0, np.int64)
+
+    def follow(self, documents: np.ndarray) -> np.ndarray:
+        """Send documents where their group is, in place; those whose group is new are left."""
+        for number in self._last.tolist():
+            split = int(self._splits[number])
+            self._known[int(self._groups[number])] = 0 if split == CUT else split
+        self._last = documents
+        new = np.array([int(group) not in self._known for group in self._groups[documents]], bool)
+        for number in documents[~new].tolist():
+            self._splits[number] = self._known[int(self._groups[number])]
+        return documents[new]
 
 
 def _of_one(shares: tuple[float, ...]) -> Fractions:

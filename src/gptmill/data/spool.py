@@ -78,6 +78,10 @@ class Spool:
                 nats = self.records["nats"][number]
                 yield number, Document(id, text, None if np.isnan(nats) else float(nats))
 
+    def ids(self) -> Iterator[str]:
+        for batch in range(self.batches):
+            yield from _ids(self.folder, batch)
+
     def id(self, number: int) -> str:
         batch = int(np.searchsorted(self.starts, number, "right")) - 1
         return _ids(self.folder, batch)[number - self.starts[batch]]

@@ -43,6 +43,13 @@ class SplitEntry(BaseModel):
     shards: list[ShardEntry]
 
 
+class MixtureEntry(BaseModel):
+    """A corpus of several; see `gptmill.data.mixture`."""
+
+    name: str
+    weight: Annotated[float, Field(gt=0)]
+
+
 class Index(BaseModel):
     """What `index.json` of a token folder says."""
 
@@ -52,6 +59,7 @@ class Index(BaseModel):
     dtype: Literal["uint16", "uint32"]
     shard_tokens: Annotated[int, Field(gt=0)]
     splits: dict[str, SplitEntry]
+    mixture: list[MixtureEntry] = []
 
 
 # --- Reading
@@ -104,6 +112,7 @@ class TokenSplit:
         self.documents, self.tokens = entry.documents, entry.tokens
         self.bytes, self.words = entry.bytes, entry.words
         self.nats, self.unknown = entry.nats, entry.unknown
+        self.mixture = index.mixture
         self._shard_tokens = index.shard_tokens
         dtype = np.dtype(index.dtype).newbyteorder("<")
         if not _adds_up(entry, self._shard_tokens):

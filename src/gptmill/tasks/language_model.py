@@ -15,11 +15,13 @@ from torch.nn import functional as F
 
 from gptmill.batching import batches_by_length
 from gptmill.data.documents import IGNORED, DocumentExamples, collate_documents
+from gptmill.data.mixture import parts
 from gptmill.data.tokens import TokenSplit, WindowSampler
 from gptmill.engine.batches import ShuffledBatches
 from gptmill.engine.runtime import Runtime
 from gptmill.engine.state import Batches
 from gptmill.likelihood import perplexity
+from gptmill.tasks.mixture import MixtureBatches
 from gptmill.tokenizer import Tokenizer
 
 EVALUATION_TOKENS = 8192  # tokens in one forward pass without gradients
@@ -35,7 +37,14 @@ class TokenBatch(NamedTuple):
 def training_batches(
     split: TokenSplit, rows: str, batch_size: int, context_length: int, seed: int
 ) -> Batches:
-    """Batches of `windows` of the token stream, or of whole `documents`, one to a row."""
+    """Batches of `windows` of the token stream, or of whole `documents`, one to a row.
+
+    Of several corpora each row is drawn by their weights.
+    """
+    if corpora := parts(split):
+        rows_of = [training_batches(part, rows, 1, context_length, seed) for part in corpora]
+        weights = [part.weight for part in corpora]
+        return MixtureBatches(rows_of, weights, batch_size, seed, split.end_of_text)
     if rows == "windows":
         return WindowSampler(split, batch_size, context_length, seed)
     examples = DocumentExamples(split, context_length)

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from gptmill.data.mixture import parts
 from gptmill.data.tokens import TokenSplit
 from gptmill.engine.hooks import Hook, every
 from gptmill.engine.runtime import Runtime
@@ -13,6 +16,7 @@ from gptmill.evaluate.python_completion import as_text, complete_functions, comp
 from gptmill.generate.loop import generate
 from gptmill.generate.sampling import SamplingOptions
 from gptmill.generate.torch_decoder import TorchDecoder
+from gptmill.likelihood import perplexity
 from gptmill.model.config import flops_per_token
 from gptmill.params import Pretrain
 from gptmill.tasks.language_model import (
@@ -50,7 +54,13 @@ class Pretraining:
 
     def evaluate(self) -> dict[str, float]:
         limit = self._section.evaluation_tokens
-        return self._likelihood(self._window, limit).metrics("validation/")
+        corpora = parts(self._validation)
+        if not corpora:
+            return self._likelihood(self._window, limit).metrics("validation/")
+        # The split's first tokens would be those of one corpus.
+        found = self._by_corpus(self._window, max(2, limit // len(corpora)))
+        loss = float(np.average(list(found.values()), weights=[len(part) for part in corpora]))
+        return {"validation/loss": loss, "validation/perplexity": perplexity(loss)} | found
 
     def hooks(self, note: Note) -> Sequence[Hook]:
         def sample(state: TrainState) -> None:
@@ -68,6 +78,7 @@ class Pretraining:
         metrics: dict[str, Any] = self._likelihood(self._section.evaluation_stride).metrics(
             "validation/"
         )
+        metrics |= self._by_corpus(self._section.evaluation_stride)
         metrics["train/tokens"] = state.targets
         if held_out.nats is not None:
             metrics["validation/floor_loss"] = held_out.nats / held_out.tokens
@@ -79,6 +90,15 @@ class Pretraining:
             note("completions", state.step, as_text(attempts))
         flops = flops_per_token(self.model.config, self._window)
         return Result(metrics, origin=self._origin, flops_per_target=flops)
+
+    def _by_corpus(self, stride: int, limit: int | None = None) -> dict[str, float]:
+        """Of a mixture each corpus's own loss."""
+        return {
+            f"validation/{part.name}/loss": split_likelihood(
+                self.model, part, self._window, stride, self._runtime, limit
+            ).loss
+            for part in parts(self._validation)
+        }
 
     def _likelihood(self, stride: int, limit: int | None = None) -> Likelihood:
         return split_likelihood(
