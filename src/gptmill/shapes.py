@@ -1,6 +1,5 @@
 """JSON of a shape that pydantic checks. Inference needs plain shapes alone, and no pydantic."""
 
-import json
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -18,7 +17,11 @@ def read_json_as(path: Path, shape: type[Shape]) -> Shape:
     Raises:
         UserError: as of `read_json`, or another shape; the message names file and place.
     """
-    return _shaped(read_json(path), shape, str(path))
+    values: Any = read_json(path)
+    try:
+        return cast(Shape, TypeAdapter(shape).validate_python(values, strict=True))
+    except ValidationError as error:
+        raise _other_shape(error, str(path)) from None
 
 
 def parse_json_as(text: str, shape: type[Shape], origin: str) -> Shape:
@@ -28,16 +31,12 @@ def parse_json_as(text: str, shape: type[Shape], origin: str) -> Shape:
         UserError: not JSON, or another shape.
     """
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{origin} is not JSON: {error}") from None
-    return _shaped(values, shape, origin)
-
-
-def _shaped(values: Any, shape: type[Shape], origin: str) -> Shape:
-    try:
-        return cast(Shape, TypeAdapter(shape).validate_python(values, strict=True))
+        return cast(Shape, TypeAdapter(shape).validate_json(text, strict=True))
     except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"])) or "it"
-        raise UserError(f"{origin} has another shape: {place}: {fault['msg']}") from None
+        raise _other_shape(error, origin) from None
+
+
+def _other_shape(error: ValidationError, origin: str) -> UserError:
+    fault = error.errors()[0]
+    place = ".".join(map(str, fault["loc"])) or "it"
+    return UserError(f"{origin} has another shape: {place}: {fault['msg']}")

@@ -24,6 +24,7 @@ from gptmill.files import read_json
 from gptmill.generate.sampling import SamplingOptions
 from gptmill.prompt import format_prompt
 from gptmill.runtime.session import Classifier, Generator
+from gptmill.seal import SEAL
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -34,11 +35,12 @@ PROVENANCE = "provenance.json"
 
 def content_hashes(folder: Path) -> dict[str, str]:
     """Each file's MD5 by its name in the folder, as DVC's cache knows it; without the provenance,
-    which changes with the code even when the model does not."""
+    which changes with the code even when the model does not, and the list of hashes, which has
+    the provenance's."""
     return {
         path.relative_to(folder).as_posix(): md5(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != PROVENANCE
+        if path.is_file() and path.name not in (PROVENANCE, SEAL)
     }
 
 
