@@ -1,14 +1,21 @@
 """What a team has beside the project: an object store, and the small pipeline to share."""
 
 import os
+import re
+import shlex
+import shutil
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from tests.pipeline.conftest import Project, clone
 
+DEPLOY = Path("deploy")
 KEYS = {
     "AWS_ACCESS_KEY_ID": "test",
     "AWS_SECRET_ACCESS_KEY": "test",
@@ -92,3 +99,38 @@ def open_to_others(folder: Path) -> None:
     for parent in (folder, *folder.parents):
         if parent.owner() == Path.home().owner() and not parent.stat().st_mode & 0o001:
             parent.chmod(parent.stat().st_mode | 0o111)
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+def instructions(path: Path, name: str) -> list[str]:
+    """The arguments of a Dockerfile's instructions of a name, continued lines joined."""
+    text = re.sub(r"\\\n\s*", "", path.read_text())
+    return [line.split(None, 1)[1] for line in text.splitlines() if line.startswith(f"{name} ")]
+
+
+def build(dockerfile: Path, made: Path) -> Path:
+    """Make the folder that an image has as /opt/gptmill, by the image's own COPY and RUN lines."""
+    source = made.with_name("source")
+    for copied in instructions(dockerfile, "COPY"):
+        if "--from=" not in copied:
+            *names, target = shlex.split(copied)
+            for name in map(Path, names):
+                place = source / target / (name.name if target.endswith("/") else "")
+                place.parent.mkdir(parents=True, exist_ok=True)
+                (shutil.copytree if name.is_dir() else shutil.copy)(name, place)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["PATH"] = f"{made}/bin:/usr/bin:/bin"  # Debian's Python, which others may run
+    for line in instructions(dockerfile, "RUN"):
+        if not line.startswith(("python", "pip")):  # Debian's packages and its users
+            continue
+        script = line.replace("/opt/gptmill", str(made)).replace(
+            "python -m venv", "python3 -m venv"
+        )
+        done = subprocess.run(
+            ["sh", "-c", script], cwd=source, env=environment, capture_output=True, text=True
+        )
+        assert not done.returncode, done.stdout[-2000:] + done.stderr[-2000:]
+    return made

@@ -4,28 +4,18 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from gptmill.cli import build_parser
+from tests.remotes.conftest import DEPLOY, documents, instructions
 
-DEPLOY = Path("deploy")
 YAMLS = sorted(DEPLOY.rglob("*.yaml"))
 DOCKERFILES = sorted(DEPLOY.glob("*.Dockerfile"))
-
-
-def documents(path: Path) -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all(path.read_text()))
-
-
-def instructions(path: Path, name: str) -> list[str]:
-    """The arguments of a Dockerfile's instructions of a name, continued lines joined."""
-    text = re.sub(r"\\\n\s*", "", path.read_text())
-    return [line.split(None, 1)[1] for line in text.splitlines() if line.startswith(f"{name} ")]
 
 
 # --- light
@@ -93,16 +83,21 @@ def test_the_image_of_mlflow_has_the_versions_of_the_lock_and_of_the_tests() -> 
 # --- by each format's own validator
 
 
+def tool(name: str) -> Path:
+    """A command of this environment."""
+    return Path(sys.executable).parent / name
+
+
 @pytest.mark.remotes
 @pytest.mark.parametrize("path", DOCKERFILES, ids=str)
 def test_hadolint_finds_nothing(path: Path) -> None:
-    found = subprocess.run(["hadolint", path], capture_output=True, text=True)
+    found = subprocess.run([tool("hadolint"), path], capture_output=True, text=True)
     assert not found.returncode, found.stdout
 
 
 @pytest.mark.remotes
 def test_compose_is_of_the_compose_specification() -> None:
-    check = ["check-jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    check = [tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec"]
     found = subprocess.run([*check, DEPLOY / "compose.yaml"], capture_output=True, text=True)
     assert not found.returncode, found.stdout
 

@@ -14,8 +14,15 @@ import pytest
 import yaml
 
 from tests.pipeline.conftest import Project, clone
-from tests.remotes.conftest import Store, dvc, free_port, open_to_others
-from tests.remotes.test_deploy import DEPLOY, documents, instructions
+from tests.remotes.conftest import (
+    DEPLOY,
+    Store,
+    documents,
+    dvc,
+    free_port,
+    instructions,
+    open_to_others,
+)
 
 pytestmark = pytest.mark.remotes
 

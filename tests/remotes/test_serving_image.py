@@ -4,7 +4,6 @@ as its user, every file system read-only, and its health check."""
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import time
@@ -18,8 +17,7 @@ import pytest
 import yaml
 
 from tests.pipeline.conftest import Project
-from tests.remotes.conftest import free_port, open_to_others
-from tests.remotes.test_deploy import DEPLOY, instructions
+from tests.remotes.conftest import DEPLOY, build, free_port, instructions, open_to_others
 
 pytestmark = [
     pytest.mark.remotes,
@@ -47,25 +45,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that the image has as /opt/gptmill, by its own RUN lines."""
     root = tmp_path_factory.mktemp("image")
     open_to_others(root)
-    source, made = root / "source", root / "gptmill"
-    for copied in instructions(IMAGE, "COPY"):
-        if "--from=" not in copied:
-            *names, target = shlex.split(copied)
-            for name in map(Path, names):
-                place = source / target / (name.name if target.endswith("/") else "")
-                place.parent.mkdir(parents=True, exist_ok=True)
-                (shutil.copytree if name.is_dir() else shutil.copy)(name, place)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment["PATH"] = f"{made}/bin:/usr/bin:/bin"  # Debian's Python, which others may run
-    for line in instructions(IMAGE, "RUN"):
-        script = line.replace("/opt/gptmill", str(made)).replace(
-            "python -m venv", "python3 -m venv"
-        )
-        done = subprocess.run(
-            ["sh", "-c", script], cwd=source, env=environment, capture_output=True, text=True
-        )
-        assert not done.returncode, done.stdout[-2000:] + done.stderr[-2000:]
-    return made
+    return build(IMAGE, root / "gptmill")
 
 
 @pytest.fixture(scope="session")
