@@ -199,12 +199,16 @@ lock: $(VENV)/supply ## write requirements/ and versions.yaml anew, from the ran
 	$(MAKE) setup
 	gptmill versions --accept
 
-AUDIT := pip-audit --progress-spinner off --no-deps --disable-pip -r requirements/test.txt -r requirements/torch.txt
+# The lock without its hashes: pip-audit takes none or all, and PyTorch has none.
+$(VENV)/locked.txt: requirements/*.txt | $(VENV)/supply
+	@sed -e '/^ /d;/^#/d' -e 's/ \\$$//' requirements/*.txt | sort -u >$@
 
-audit: $(VENV)/supply ## known vulnerabilities of the locked packages
+AUDIT := pip-audit --progress-spinner off --no-deps --disable-pip -r $(VENV)/locked.txt
+
+audit: $(VENV)/locked.txt ## known vulnerabilities of the locked packages
 	$(AUDIT)
 
-sbom: $(VENV)/supply ## what is locked, as a CycloneDX bill of materials in sbom.json
+sbom: $(VENV)/locked.txt ## what is locked, as a CycloneDX bill of materials in sbom.json
 	$(AUDIT) --format cyclonedx-json --output sbom.json || test -s sbom.json
 
 clean: ## remove what the pipeline made (not the environment, not the download cache)
