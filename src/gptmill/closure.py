@@ -19,8 +19,9 @@ STAGES = Path("stages")
 HERE = Path(__file__).parent
 # Rooms that change no output: the values of params.yaml are tracked as such, sampling's too, errors
 # are messages, tracking mirrors what is measured, `process` decides whether outputs are published
-# and never what, DVC and git look up what is known by its hash, and versions refuses to run. Nor
-# does the package's own __init__, which names what others define.
+# and never what, DVC and git look up what is known by its hash, and versions refuses to run; shapes
+# gives JSON as it stands, or refuses. Nor does the package's own __init__, which names what others
+# define.
 WITHOUT_EFFECT = frozenset(
     (
         "__init__",
@@ -29,6 +30,7 @@ WITHOUT_EFFECT = frozenset(
         "runtime_sections",
         "sampling_section",
         "sources",
+        "shapes",
         "errors",
         "tracking",
         "process",
