@@ -163,16 +163,15 @@ test-clients: $(VENV)/test $(CLIENTS)/made ## real clients against `gptmill serv
 # datatrove and what its readers and executors need, over the pipeline's environment.
 DATA := .venv-data
 
-$(DATA)/made: pyproject.toml | $(VENV)/test
+$(DATA)/made: tests/corpora/requirements.txt | $(VENV)/test
 	$(PYTHON) -m venv --clear $(DATA)
 	$(VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])' \
 		> $$($(DATA)/bin/python -c 'import site; print(site.getsitepackages()[0])')/pipeline.pth
-	$(DATA)/bin/pip --disable-pip-version-check --quiet install -e '.[datatrove]' \
-		'moto[s3,server]==5.2.5' ray==2.60.0
+	$(DATA)/bin/pip --disable-pip-version-check --quiet install --no-deps -r $<
 	@touch $@
 
 test-data: $(VENV)/test $(DATA)/made ## corpora by datatrove: every reader and filter, S3, Ray
-	$(DATA)/bin/python -m pytest -q tests/corpora
+	PYTHONPATH=src:. $(DATA)/bin/python -m pytest -q tests/corpora
 
 docs: $(VENV)/test ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
