@@ -1,6 +1,7 @@
 """Every reader of a file that somebody else may have made, with a small valid file for each."""
 
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,20 +25,25 @@ from gptmill.data.shards import write_tokens
 from gptmill.data.splits import plan_splits
 from gptmill.data.tokens import TokenSplit
 from gptmill.evaluate.fewshot import read_task
+from gptmill.export.gguf import export_gguf
+from gptmill.export.onnx import export_language_model
 from gptmill.fetch.archive import member_sha256
 from gptmill.fetch.manifest import RemoteFile, destination_names, read_manifest
 from gptmill.judge.answers import read_answers
 from gptmill.model.config import GPT2Config
 from gptmill.model.gpt2 import GPT2
+from gptmill.runtime.session import Generator
 from gptmill.search.cases import read_sweep
 from gptmill.search.search import read_search
 from gptmill.tokenizer import load_tokenizer, train_byte_pairs
 from gptmill.versions import packages
 from gptmill.weights.folder import load_language_model, save_model
+from gptmill.weights.openai import load_openai
 from gptmill.weights.safetensors import SafetensorsFolder
 from tests.support.damage import damaged_bytes, damaged_json
 from tests.support.unsealed import unsealed
 
+OPENAI = Path("tests/reference/golden/tensorflow_gpt2")
 TEXT = "the quick brown fox jumps over the lazy dog. " * 4
 ENTRY = {"instruction": "Say it.", "input": "", "output": "It."}
 GUTENBERG = (
@@ -106,6 +112,25 @@ def read_tokens(folder: Path) -> None:
         tokens = TokenSplit(folder / "tokens", split)
         tokens.gather(np.array([0]), min(4, len(tokens)))
         tokens.texts(load_tokenizer(folder / "tokens/tokenizer"), 2)
+
+
+def openai_folder(folder: Path) -> None:
+    for path in OPENAI.iterdir():
+        shutil.copy(path, folder)
+    tokenizer = train_byte_pairs([TEXT], 280)
+    tokenizer.save(folder)
+    shutil.move(folder / "vocab.json", folder / "encoder.json")
+    shutil.move(folder / "merges.txt", folder / "vocab.bpe")
+
+
+def onnx_folder(folder: Path) -> None:
+    model_folder(folder)
+    export_language_model(folder, folder / "onnx", opset=20)
+    unsealed(folder)
+
+
+def write_gguf(folder: Path) -> None:
+    export_gguf(folder, folder / "model.gguf")
 
 
 def zipped(folder: Path) -> None:
@@ -266,6 +291,13 @@ READERS = [
         sharded_folder,
         load_language_model,
     ),
+    *(
+        Reader(f"OpenAI checkpoint, {name}", name, openai_folder, load_openai)
+        for name in ("hparams.json", "model.ckpt.index", "model.ckpt.data-00000-of-00001")
+    ),
+    Reader("model.onnx", "onnx/model.onnx", onnx_folder, lambda f: Generator(f / "onnx", 1)),
+    Reader("GGUF out", "model.safetensors", model_folder, write_gguf),
+    Reader("token shard", "tokens/train/00000.bin", token_folder, read_tokens),
     Reader("token index", "tokens/index.json", token_folder, read_tokens),
     Reader("token sidecar", "tokens/train/documents.npy", token_folder, read_tokens),
 ]

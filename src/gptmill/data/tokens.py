@@ -113,7 +113,7 @@ class TokenSplit:
         self.bytes, self.words = entry.bytes, entry.words
         self.nats, self.unknown = entry.nats, entry.unknown
         self.mixture = index.mixture
-        self._shard_tokens = index.shard_tokens
+        self._shard_tokens, self._vocabulary_size = index.shard_tokens, index.vocabulary_size
         dtype = np.dtype(index.dtype).newbyteorder("<")
         if not _adds_up(entry, self._shard_tokens):
             raise UserError(f"{folder / INDEX}: the shards of {split} do not add up to its tokens")
@@ -157,7 +157,20 @@ class TokenSplit:
         return [text for text in texts if text]
 
     def at(self, positions: np.ndarray) -> np.ndarray:
-        """int64 ids at positions of any shape, one fancy index per shard."""
+        """int64 ids at positions of any shape, one fancy index per shard.
+
+        Raises:
+            UserError: an id outside the vocabulary.
+        """
+        ids = self._at(positions)
+        if ids.size and ids.max() >= self._vocabulary_size:
+            raise UserError(
+                f"{self.folder} has the token {ids.max()}, and the vocabulary ends at "
+                f"{self._vocabulary_size - 1}: run the stage `tokenize` again"
+            )
+        return ids
+
+    def _at(self, positions: np.ndarray) -> np.ndarray:
         if len(self._shards) == 1:
             return self._shards[0][positions].astype(np.int64)
         result = np.empty(positions.shape, np.int64)

@@ -183,14 +183,14 @@ def from_json(values: Mapping[str, Any], origin: str) -> GPT2Config:
     if not isinstance(ours["bias"], bool) or ours["positions"] not in ("learned", "none"):
         raise UserError(f"{origin}: bias is true or false, positions 'learned' or 'none': {ours}")
     try:
-        if values.get("n_inner", 4 * _size(values, "n_embd")) != 4 * values["n_embd"]:
+        if values.get("n_inner", 4 * checked_size(values, "n_embd")) != 4 * values["n_embd"]:
             raise ValueError(f"n_inner is {values['n_inner']}, not 4 times n_embd")
         return GPT2Config(
-            vocabulary_size=_size(values, "vocab_size"),
-            context_length=_size(values, "n_positions"),
-            layers=_size(values, "n_layer"),
-            heads=_size(values, "n_head"),
-            width=_size(values, "n_embd"),
+            vocabulary_size=checked_size(values, "vocab_size"),
+            context_length=checked_size(values, "n_positions"),
+            layers=checked_size(values, "n_layer"),
+            heads=checked_size(values, "n_head"),
+            width=checked_size(values, "n_embd"),
             dropout=_rate(values, "resid_pdrop"),
             bias=ours["bias"],
             activation=ACTIVATION_NAMES[activation],
@@ -227,7 +227,8 @@ def _truth(values: Mapping[str, Any], key: str) -> bool:
     return values[key]
 
 
-def _size(values: Mapping[str, Any], key: str) -> int:
+def checked_size(values: Mapping[str, Any], key: str) -> int:
+    """A file's value that has to be a size; a `ValueError` if it is not."""
     if type(values[key]) is not int or not 1 <= values[key] <= LARGEST_SIZE:
         raise ValueError(f"{key} is {values[key]!r}, not an integer from 1 to {LARGEST_SIZE:,}")
     return values[key]

@@ -18,7 +18,7 @@ from gptmill.errors import UserError
 from gptmill.fetch.download import obtain
 from gptmill.fetch.manifest import RemoteFile
 from gptmill.files import read_json
-from gptmill.model.config import GPT2_SIZES, GPT2Config
+from gptmill.model.config import GPT2_SIZES, GPT2Config, checked_size
 from gptmill.model.gpt2 import GPT2
 from gptmill.tokenizer import BytePairTokenizer, load_gpt2_files
 from gptmill.weights.assemble import assemble_language_model
@@ -65,16 +65,20 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         UserError: files missing, truncated or damaged, or variables that are no GPT-2's.
     """
     settings = read_json(folder / "hparams.json", dict)
-    if not isinstance(settings.get("n_layer"), int):
-        raise UserError(f"{folder / 'hparams.json'} has no n_layer: not GPT-2's settings")
     bundle = TensorBundle(_checkpoint_prefix(folder))
-    params: dict[str, Any] = {"blocks": [{} for _ in range(settings["n_layer"])]}
+    layers = settings.get("n_layer")
+    if type(layers) is not int or not 1 <= layers <= len(bundle.entries):
+        raise UserError(
+            f"{folder / 'hparams.json'}: n_layer is {layers!r}, which is not GPT-2's with "
+            f"{len(bundle.entries)} tensors"
+        )
+    params: dict[str, Any] = {"blocks": [{} for _ in range(layers)]}
     for name in bundle.entries:
         path = name.removeprefix(SCOPE).split("/")
         target = params
         if path[0].startswith("h") and path[0][1:].isdigit():
             layer = int(path.pop(0)[1:])
-            if layer >= settings["n_layer"]:
+            if layer >= layers:
                 raise UserError(
                     f"{folder} has {name}, and hparams.json only {layer} layers or less"
                 )
@@ -123,16 +127,16 @@ def config_from_settings(settings: dict[str, Any], origin: str) -> GPT2Config:
     """`hparams.json` as an architecture; the published models were trained with dropout 0.1."""
     try:
         return GPT2Config(
-            vocabulary_size=settings["n_vocab"],
-            context_length=settings["n_ctx"],
-            layers=settings["n_layer"],
-            heads=settings["n_head"],
-            width=settings["n_embd"],
+            vocabulary_size=checked_size(settings, "n_vocab"),
+            context_length=checked_size(settings, "n_ctx"),
+            layers=checked_size(settings, "n_layer"),
+            heads=checked_size(settings, "n_head"),
+            width=checked_size(settings, "n_embd"),
             dropout=0.1,
         )
     except KeyError as error:
         raise UserError(f"{origin} lacks {error}") from None
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"{origin}: {error}") from None
 
 
