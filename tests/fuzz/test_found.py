@@ -16,7 +16,8 @@ from gptmill.likelihood import LARGEST_LOSS, perplexity
 from gptmill.profiles import apply_profile
 from gptmill.tasks.language_model import Likelihood
 from gptmill.tracking.journal import _event
-from tests.fuzz.readers import read_tokens, token_folder
+from gptmill.weights.openai import load_openai
+from tests.fuzz.readers import openai_folder, read_tokens, token_folder
 
 DEEP = "[" * 100_000
 
@@ -56,6 +57,23 @@ def test_totals_that_are_not_the_shards(tmp_path: Path, key: str, told: str) -> 
     (tmp_path / "tokens/index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match=told):
         read_tokens(tmp_path)
+
+
+def test_a_token_outside_the_vocabulary(tmp_path: Path) -> None:
+    token_folder(tmp_path)
+    path = tmp_path / "tokens/train/00000.bin"
+    path.write_bytes(path.read_bytes()[:-2] + b"\x01\x0c")
+    with pytest.raises(UserError, match="has the token 3073, and the vocabulary ends at 279"):
+        read_tokens(tmp_path)
+
+
+@pytest.mark.parametrize(("key", "value"), [("n_ctx", None), ("n_vocab", 1.5), ("n_layer", 10**30)])
+def test_settings_of_openai_that_are_no_sizes(tmp_path: Path, key: str, value: object) -> None:
+    openai_folder(tmp_path)
+    settings = json.loads((tmp_path / "hparams.json").read_text()) | {key: value}
+    (tmp_path / "hparams.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=key):
+        load_openai(tmp_path)
 
 
 def test_a_line_of_a_journal_without_its_checksum() -> None:
