@@ -62,7 +62,7 @@ def test_totals_that_are_not_the_shards(tmp_path: Path, key: str, told: str) -> 
 def test_a_token_outside_the_vocabulary(tmp_path: Path) -> None:
     token_folder(tmp_path)
     path = tmp_path / "tokens/train/00000.bin"
-    path.write_bytes(path.read_bytes()[:-2] + b"\x01\x0c")
+    path.write_bytes(b"\x01\x0c" + path.read_bytes()[2:])
     with pytest.raises(UserError, match="has the token 3073, and the vocabulary ends at 279"):
         read_tokens(tmp_path)
 
