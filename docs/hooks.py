@@ -168,7 +168,7 @@ def run(here: Path, stage: str) -> str:
 
 def chart(drawn: Chart) -> str:
     keys = "".join(
-        f'<span class="key {colour}">{html.escape(name)}</span>' for colour, name in drawn.legend
+        f'<span class="key {color}">{html.escape(name)}</span>' for color, name in drawn.legend
     )
     return f"<figure><figcaption>{drawn.title} {keys}</figcaption>{drawn.svg}</figure>"
 

@@ -1,5 +1,5 @@
-"""Export classifier, language model and instruction model to ONNX, whole and quantised. Parity with
-PyTorch gates publishing; what is quantised is published inside its budget."""
+"""Export classifier, language model and instruction model to ONNX, whole and quantized. Parity with
+PyTorch gates publishing; what is quantized is published inside its budget."""
 
 from collections.abc import Callable
 from functools import partial
@@ -48,7 +48,7 @@ def main(
     classifier: Path,
     tokens: Path,
     entries: Path,
-    labelled: Path,
+    labeled: Path,
     output: Path,
     metrics: Path,
 ) -> None:
@@ -63,12 +63,12 @@ def main(
         Stage("export_onnx", section.model_dump(), models) as stage,
         atomic_folder(output) as folder,
     ):
-        layers = {"": DENSE, **{f"-{m}": quantized(m) for m in section.quantisation}}
+        layers = {"": DENSE, **{f"-{m}": quantized(m) for m in section.quantization}}
         for name, model in models.items():
             for variant, stored in layers.items():
                 EXPORTS[name](model, folder / (name + variant), opset=section.opset, layers=stored)
         workers, threads = _shared_out(parameters.runtime.threads, folder)
-        measures = _measures(parameters, models, tokens, entries, labelled)
+        measures = _measures(parameters, models, tokens, entries, labeled)
 
         def measure(name: str) -> list[dict[str, float]]:
             return measures[name](
@@ -80,7 +80,7 @@ def main(
         results = _published(measured, list(layers), folder, section)
         stage.write_metrics(metrics, results)
         data = {
-            "classifier": labelled / "test.csv",
+            "classifier": labeled / "test.csv",
             "language_model": tokens,
             "instructions": entries,
         }
@@ -95,7 +95,7 @@ def main(
 
 
 def _measures(
-    parameters: Parameters, models: dict[str, Path], tokens: Path, entries: Path, labelled: Path
+    parameters: Parameters, models: dict[str, Path], tokens: Path, entries: Path, labeled: Path
 ) -> dict[str, Callable[..., list[dict[str, float]]]]:
     """What each model's ONNX folders are measured with: the model and held-out text."""
     texts = TokenSplit(tokens, "validation").texts(
@@ -114,7 +114,7 @@ def _measures(
         )
         for name, found in passages.items()
     }
-    test = read_split(labelled, "test")
+    test = read_split(labeled, "test")
     measures["classifier"] = partial(
         measure_classifiers,
         model_folder=models["classifier"],

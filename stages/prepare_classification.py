@@ -1,4 +1,4 @@
-"""Balance or weigh labelled texts, split them where they are not split, and write a CSV a split."""
+"""Balance or weigh labeled texts, split them where they are not split, and write a CSV a split."""
 
 from pathlib import Path
 

@@ -10,7 +10,7 @@ from stages import run
 
 def main(page: Path, summary: Path) -> None:
     with Stage("report", {}) as stage:
-        stage.summarise(Path("metrics"), Path("dvc.lock"))
+        stage.summarize(Path("metrics"), Path("dvc.lock"))
         stage.deliver()  # the page shows what the registry decided
         build_report(Path(), page)
         write_summary(Path(), summary)

@@ -155,7 +155,7 @@ def _tokenized(
 def _classification(
     parameters: Parameters, folder: Path, tokenizer: Tokenizer, context: int
 ) -> Part:
-    part, section = Part("Labelled texts"), parameters.finetune_classifier
+    part, section = Part("Labeled texts"), parameters.finetune_classifier
     raw = _raw("classification", parameters.download.classification, folder, part)
     prepared = folder / "prepared"
     with redirect_stdout(io.StringIO()) as said:
@@ -182,7 +182,7 @@ def _classification(
     window = min(section.maximum_length or max(map(len, ids)), context)
     _lengths(part, [len(text) for text in ids], window, f"read by {section.long_texts}")
     part.rows = [
-        _labelled_row(tokenizer, cut(text, window, section.long_texts)[0], labels[label])
+        _labeled_row(tokenizer, cut(text, window, section.long_texts)[0], labels[label])
         for text, label in zip(ids[:SHOWN], frame["label"])
     ]
     return part
@@ -235,7 +235,7 @@ def _language_row(tokenizer: Tokenizer, ids: list[int], targets: np.ndarray | No
     return Row(shown, _pieces(tokenizer, shown), wanted)
 
 
-def _labelled_row(tokenizer: Tokenizer, ids: list[int], label: str) -> Row:
+def _labeled_row(tokenizer: Tokenizer, ids: list[int], label: str) -> Row:
     """The end of a classifier's row, which learns at its last token alone."""
     shown = ids[-SHOWN_TOKENS:]
     return Row(shown, _pieces(tokenizer, shown), [*[None] * (len(shown) - 1), label])
@@ -257,7 +257,7 @@ def cost(parameters: Parameters) -> Part:
 # --- To read
 
 
-def as_text(part: Part, colour: bool) -> str:
+def as_text(part: Part, color: bool) -> str:
     """For a terminal: learned tokens bold and green, others faint."""
     lines = [part.title, *(f"  {note}" for note in part.notes)]
     width = max(map(len, part.facts), default=0)
@@ -267,14 +267,14 @@ def as_text(part: Part, colour: bool) -> str:
         lines += ["", "  " + "\t".join(map(str, columns))]
         lines += ["  " + "\t".join(map(str, row)) for row in rows]
     for row in part.rows:
-        lines += ["", *_row_lines(row, colour)]
+        lines += ["", *_row_lines(row, color)]
     return "\n".join([*lines, *part.text.splitlines()]) + "\n"
 
 
-def _row_lines(row: Row, colour: bool) -> list[str]:
+def _row_lines(row: Row, color: bool) -> list[str]:
     learned = [False, *(target is not None for target in row.targets[:-1])]
     text = "".join(
-        f"{LEARNED if known else OTHER}{piece}{PLAIN}" if colour else piece
+        f"{LEARNED if known else OTHER}{piece}{PLAIN}" if color else piece
         for piece, known in zip(row.pieces, learned)
     )
     told = f" → {row.targets[-1]}" if isinstance(row.targets[-1], str) else ""

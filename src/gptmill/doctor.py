@@ -1,4 +1,4 @@
-"""Checks of the machine and its neighbours, each a line a person can act on."""
+"""Checks of the machine and its neighbors, each a line a person can act on."""
 
 import os
 import shutil

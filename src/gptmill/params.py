@@ -19,7 +19,7 @@ from gptmill.runtime_sections import Launch, Runtime
 from gptmill.sampling_section import Sampling
 from gptmill.sources import (
     Entries,
-    Labelled,
+    Labeled,
     Mixed,
     Positive,
     Section,
@@ -41,7 +41,7 @@ Tokens = Annotated[int, Field(ge=1, le=2**24)]
 
 class Download(Section):
     corpus: Text = Field(description="text to pretrain on")
-    classification: Labelled = Field(description="labelled texts")
+    classification: Labeled = Field(description="labeled texts")
     instructions: Entries = Field(description="instructions or conversations with their answers")
 
 
@@ -268,7 +268,7 @@ class Respond(Section):
 
 
 class Budget(Section):
-    """How much worse than PyTorch a quantised model may be and still be published."""
+    """How much worse than PyTorch a quantized model may be and still be published."""
 
     perplexity_increase: float = Field(ge=0, description="relative: 0.01 is one per cent")
     accuracy_loss: Fraction = Field(description="share of test texts: 0.005 is half a point")
@@ -279,7 +279,7 @@ class ExportOnnx(Section):
     opset: Annotated[int, Field(ge=20)] = Field(description="ONNX operator set; GELU needs 20")
     tolerance: float = Field(gt=0, description="largest logit difference to PyTorch")
     greedy_steps: Positive = Field(description="greedy tokens compared with PyTorch")
-    quantisation: list[Literal["weights8", "weights4", "dynamic8"]] = Field(
+    quantization: list[Literal["weights8", "weights4", "dynamic8"]] = Field(
         description="smaller variants of each model to try: weights of 8 or 4 bits in blocks, or "
         "8-bit columns in standard operators alone"
     )

@@ -66,10 +66,10 @@ class TextFiles(Files, _TextColumn): ...
 class TextHub(Hub, _TextColumn): ...
 
 
-class LabelledFiles(Files, _LabelColumns): ...
+class LabeledFiles(Files, _LabelColumns): ...
 
 
-class LabelledHub(Hub, _LabelColumns): ...
+class LabeledHub(Hub, _LabelColumns): ...
 
 
 class Trove(Section):
@@ -109,9 +109,7 @@ class Trove(Section):
 Text = Annotated[
     Embedded | TextFiles | Manifest | Stdlib | TextHub | Trove, Field(discriminator="source")
 ]
-Labelled = Annotated[
-    Embedded | LabelledFiles | Manifest | LabelledHub, Field(discriminator="source")
-]
+Labeled = Annotated[Embedded | LabeledFiles | Manifest | LabeledHub, Field(discriminator="source")]
 Entries = Annotated[Embedded | Files | Manifest | Hub, Field(discriminator="source")]
 Dataset = Embedded | Files | Manifest | Stdlib | Hub | Trove
 

@@ -418,17 +418,17 @@ def test_a_dropped_table_comes_back_with_labels(
     expect(page.get_by_label("Column to read")).to_have_value("1")
     with page.expect_download() as download:
         page.get_by_role("button", name="Download with labels").click()
-    assert download.value.suggested_filename == "mine-labelled.csv"
+    assert download.value.suggested_filename == "mine-labeled.csv"
     with Path(download.value.path()).open(newline="", encoding="utf-8") as file:
-        head, *labelled = csv.reader(file)
+        head, *labeled = csv.reader(file)
     assert head == ["id", "text", "label", "probability"]
-    assert [row[:2] for row in labelled] == rows and labelled[1][2:] == ["", ""]
-    for _, text, label, probability in labelled:
+    assert [row[:2] for row in labeled] == rows and labeled[1][2:] == ["", ""]
+    for _, text, label, probability in labeled:
         if text:
             expected = posted(running, "/classify", {"text": text})
             assert label == expected["label"]
             assert float(probability) == pytest.approx(expected["probabilities"][label], abs=1e-6)
-    expect(page.locator("#labelled")).to_have_text("3 texts labelled, 1 empty")
+    expect(page.locator("#labeled")).to_have_text("3 texts labeled, 1 empty")
     page.get_by_label("Or a CSV file").set_input_files(table)
-    expect(page.locator("#labelled")).to_have_text("mine.csv: 4 rows")
+    expect(page.locator("#labeled")).to_have_text("mine.csv: 4 rows")
     picture(page, "table")

@@ -37,7 +37,7 @@ STAGES = {
     "--metrics metrics/finetune_instructions.json --plots plots/finetune_instructions",
     "export_onnx": "--language_model models/pretrained --instructions models/instructions "
     "--classifier models/classifier --tokens data/tokens --entries data/instructions/test.json "
-    "--labelled data/classification --output models/onnx --metrics metrics/export_onnx.json",
+    "--labeled data/classification --output models/onnx --metrics metrics/export_onnx.json",
     "judge": "--responses data/responses --output data/judgements --metrics metrics/judge.json",
 }
 

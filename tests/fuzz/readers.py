@@ -20,7 +20,7 @@ from gptmill.data.instructions import read_instructions
 from gptmill.data.own_corpus import write_own_corpus
 from gptmill.data.own_files import LeftOut
 from gptmill.data.own_instructions import write_own_instructions
-from gptmill.data.own_labelled import write_own_labelled
+from gptmill.data.own_labeled import write_own_labeled
 from gptmill.data.shards import write_tokens
 from gptmill.data.splits import plan_splits
 from gptmill.data.tokens import TokenSplit
@@ -154,8 +154,8 @@ def parquet_file(name: str, rows: list[dict]) -> Callable[[Path], object]:
     return lambda folder: pd.DataFrame(rows).to_parquet(folder / name)
 
 
-def own_labelled(name: str) -> Callable[[Path], object]:
-    return lambda folder: write_own_labelled(
+def own_labeled(name: str) -> Callable[[Path], object]:
+    return lambda folder: write_own_labeled(
         [folder / name], folder / "out/x.csv", text="", label="", encoding="", left_out=LeftOut()
     )
 
@@ -237,20 +237,20 @@ READERS = [
         "own labels, CSV",
         "own.csv",
         text_file("own.csv", pd.DataFrame(ROWS).to_csv(index=False)),
-        own_labelled("own.csv"),
+        own_labeled("own.csv"),
     ),
     Reader(
         "own labels, TSV",
         "own.tsv",
         text_file("own.tsv", pd.DataFrame(ROWS).to_csv(sep="\t", index=False)),
-        own_labelled("own.tsv"),
+        own_labeled("own.tsv"),
     ),
-    Reader("own labels, JSON", "own.json", json_file("own.json", ROWS), own_labelled("own.json")),
+    Reader("own labels, JSON", "own.json", json_file("own.json", ROWS), own_labeled("own.json")),
     Reader(
         "own labels, Parquet",
         "own.parquet",
         parquet_file("own.parquet", ROWS),
-        own_labelled("own.parquet"),
+        own_labeled("own.parquet"),
     ),
     Reader(
         "own instructions", "own.json", json_file("own.json", LAYOUTS), own_instructions("own.json")

@@ -68,7 +68,7 @@ class Client:
             "streamed text": (3, self._text),
             "whole text": (3, self._whole),
             "classification": (1, self._classify),
-            "cancelled": (2, self._leave),
+            "canceled": (2, self._leave),
             "slow reader": (1, self._read_slowly),
             "malformed": (3, self._malformed),
             "broken off": (1, self._break_off),
@@ -125,7 +125,7 @@ class Client:
         """Leave in the middle of a stream, after none to three of its lines."""
         body = {"model": MODEL, "prompt": self._words(), "options": {"num_predict": 200}}
         async with self._http.stream("POST", "/api/generate", json=body) as answer:
-            if not self._outcome.note("cancelled", answer.status_code, 200):
+            if not self._outcome.note("canceled", answer.status_code, 200):
                 return await self._wait(answer)
             lines = answer.aiter_lines()
             with contextlib.suppress(StopAsyncIteration):

@@ -11,7 +11,7 @@ from tests.unit.serve.conftest import models, running, start
 __all__ = ["models", "running", "start"]
 
 ENTRIES = [
-    {"instruction": "Name a colour.", "output": "blue", "response": "the cat", "family": "names"},
+    {"instruction": "Name a color.", "output": "blue", "response": "the cat", "family": "names"},
     {"instruction": "Name an animal.", "output": "cat", "response": "cat", "family": "names"},
     {"instruction": "Name a hill.", "output": "none", "response": "", "family": "names"},
 ]

@@ -9,7 +9,7 @@ TURNS = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}
 REPOSITORIES = {
     "someone/texts": {"data/b.txt": b"second", "data/a.txt": "caf\xe9".encode("latin-1"),
                       "README.md": b"not data"},
-    "someone/labelled": {
+    "someone/labeled": {
         "train.jsonl": b'{"text": "a", "label": 0}\n{"text": "b", "label": 1}\n',
         "test.jsonl": b'{"text": "c", "label": 1}\n',
     },
@@ -24,15 +24,15 @@ builtins.print = functools.partial(out, file=sys.stderr)
 SCRIPT = """
 import json, sys, tempfile
 from pathlib import Path
-from gptmill.data.classification import read_labelled
+from gptmill.data.classification import read_labeled
 from gptmill.data.corpus import documents
 from gptmill.data.raw import make_raw
 from gptmill.errors import UserError
-from gptmill.sources import Hub, LabelledHub, TextHub
+from gptmill.sources import Hub, LabeledHub, TextHub
 
 for name, repository, revision, path in json.loads(sys.argv[1]):
     kind, more = {"corpus": (TextHub, {"text": "", "separator": ""}),
-                  "classification": (LabelledHub, {"text": "", "label": ""}),
+                  "classification": (LabeledHub, {"text": "", "label": ""}),
                   "instructions": (Hub, {})}[name]
     section = kind(source="huggingface", repository=repository, revision=revision, path=path,
                    encoding="", **more)
@@ -45,7 +45,7 @@ for name, repository, revision, path in json.loads(sys.argv[1]):
     if name == "corpus":
         out(json.dumps([document.text for document in documents(raw)]))
     elif name == "classification":
-        out(json.dumps(read_labelled(raw / "texts.csv").values.tolist()))
+        out(json.dumps(read_labeled(raw / "texts.csv").values.tolist()))
     else:
         out((raw / "instructions.json").read_text().replace("\\n", ""))
 """
@@ -53,19 +53,19 @@ for name, repository, revision, path in json.loads(sys.argv[1]):
 
 def test_data_sets_of_a_hub(tmp_path: Path) -> None:
     wanted = [
-        ("classification", "someone/labelled", COMMIT, "*.jsonl"),
+        ("classification", "someone/labeled", COMMIT, "*.jsonl"),
         ("instructions", "someone/chats", COMMIT, "*.jsonl"),
         ("corpus", "someone/texts", COMMIT, "data/*.txt"),
-        ("classification", "someone/labelled", COMMIT, "*.parquet"),
+        ("classification", "someone/labeled", COMMIT, "*.parquet"),
         ("classification", "someone/absent", COMMIT, "*"),
-        ("classification", "someone/labelled", "v9", "*"),
+        ("classification", "someone/labeled", "v9", "*"),
     ]
     with serving(REPOSITORIES) as address:
         said = in_a_process(QUIET + SCRIPT, address, tmp_path, wanted)
-    labelled, chats, texts, no_file, no_repository, no_revision = said
-    assert labelled == [["1", "c", "test"], ["0", "a", "train"], ["1", "b", "train"]]
+    labeled, chats, texts, no_file, no_repository, no_revision = said
+    assert labeled == [["1", "c", "test"], ["0", "a", "train"], ["1", "b", "train"]]
     assert chats == [{"instruction": "u", "input": "", "output": "a"}]
-    assert "someone/labelled has no file *.parquet at revision" in no_file
+    assert "someone/labeled has no file *.parquet at revision" in no_file
     assert "someone/absent" in no_repository
     assert "has no revision v9" in no_revision
     assert texts == ["caf\xe9", "second"]

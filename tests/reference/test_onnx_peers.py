@@ -23,7 +23,7 @@ VARIANTS = ["", "-weights8", "-dynamic8"]
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> Path:
-    """ONNX folders `language_model` and `classifier`, and their quantised variants."""
+    """ONNX folders `language_model` and `classifier`, and their quantized variants."""
     if "GPTMILL_PEER_FOLDERS" in os.environ:
         return Path(os.environ["GPTMILL_PEER_FOLDERS"])
     root = tmp_path_factory.mktemp("peers")

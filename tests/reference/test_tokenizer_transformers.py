@@ -83,7 +83,7 @@ def other_pattern() -> FastTokenizer:
     return with_end(byte_pairs(pre_tokenizers.Sequence([split, byte_level])))
 
 
-def normalised() -> FastTokenizer:
+def normalized() -> FastTokenizer:
     both = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     return with_end(byte_pairs(normalizer=both))
 
@@ -167,8 +167,8 @@ KINDS = [
     (digits, {"tokenizer_class": FAST, "eos_token": EOT}),
     (digits, None),
     (other_pattern, {"tokenizer_class": FAST, "eos_token": EOT}),
-    (normalised, {"tokenizer_class": FAST, "eos_token": EOT}),
-    (normalised, {"tokenizer_class": GPT2}),
+    (normalized, {"tokenizer_class": FAST, "eos_token": EOT}),
+    (normalized, {"tokenizer_class": GPT2}),
     (special_first, {"tokenizer_class": FAST, **FIRST, "pad_token": "<pad>"}),
     (special_first, {"tokenizer_class": GPT2, **FIRST, "pad_token": "<pad>"}),
     (chat, {"tokenizer_class": FAST, **CHAT}),

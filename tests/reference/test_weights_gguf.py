@@ -96,7 +96,7 @@ def folder(
 
 
 def read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
-    """Metadata and tensors, quantised ones back in float32."""
+    """Metadata and tensors, quantized ones back in float32."""
     reader = gguf.GGUFReader(path)
     fields = {name: field.contents() for name, field in reader.fields.items()}
     tensors = {

@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An initialised MLflow store to copy: making its tables takes seconds."""
+    """An initialized MLflow store to copy: making its tables takes seconds."""
     from mlflow import MlflowClient
 
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"

@@ -10,7 +10,7 @@ from gptmill.cli import main
 from gptmill.params import YAML, Parameters, load, parse
 from gptmill.report import build_report
 from gptmill.report.data import write_page
-from gptmill.sources import Files, LabelledFiles, TextFiles
+from gptmill.sources import Files, LabeledFiles, TextFiles
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def parameters(tmp_path: Path) -> Parameters:
     for i in range(20):
         (tmp_path / f"text/{i:02d}.txt").write_text(f"Number {i} went to the market. " * 8)
     rows = "".join(f"text {i} <b>of {i % 3}</b>,{'xyz'[i % 3]}\n" for i in range(60))
-    (tmp_path / "labelled.csv").write_text("text,label\n" + rows + ",x\n")
+    (tmp_path / "labeled.csv").write_text("text,label\n" + rows + ",x\n")
     turns = [{"role": r, "content": f"{r} says"} for r in ("user", "assistant") * 2]
     lines = [
         json.dumps(
@@ -39,8 +39,8 @@ def parameters(tmp_path: Path) -> Parameters:
     download = load().download.model_copy(
         update={
             "corpus": TextFiles(**common, path=str(tmp_path / "text"), text="", separator=""),
-            "classification": LabelledFiles(
-                **common, path=str(tmp_path / "labelled.csv"), text="", label=""
+            "classification": LabeledFiles(
+                **common, path=str(tmp_path / "labeled.csv"), text="", label=""
             ),
             "instructions": Files(**common, path=str(tmp_path / "chat.jsonl")),
         }
@@ -51,18 +51,18 @@ def parameters(tmp_path: Path) -> Parameters:
 
 def test_each_data_set_is_counted_and_shown(parameters: Parameters, tmp_path: Path) -> None:
     names = ("corpus", "classification", "instructions")
-    corpus, labelled, entries = check(parameters, names, tmp_path / "check")
+    corpus, labeled, entries = check(parameters, names, tmp_path / "check")
     assert corpus.facts["train"].startswith("18 documents")
     assert corpus.facts["validation"].startswith("1 documents")
-    assert labelled.facts["labels"] == "3"
-    assert labelled.notes == [
+    assert labeled.facts["labels"] == "3"
+    assert labeled.notes == [
         "61 rows: text from 'text', label from 'label'",
         "1 × row without a text",
     ]
-    assert [row[0] for row in labelled.table[1]] == ["x", "y", "z"]
-    assert sum(sum(row[1:4]) for row in labelled.table[1]) == 60
-    assert set(labelled.rows[0].targets[:-1]) == {None}
-    assert labelled.rows[0].targets[-1] in {"x", "y", "z"}
+    assert [row[0] for row in labeled.table[1]] == ["x", "y", "z"]
+    assert sum(sum(row[1:4]) for row in labeled.table[1]) == 60
+    assert set(labeled.rows[0].targets[:-1]) == {None}
+    assert labeled.rows[0].targets[-1] in {"x", "y", "z"}
     assert corpus.rows[0].targets[:3] == corpus.rows[0].ids[1:4]
     assert entries.facts["left out, prompt fills the window"] == "1"
     assert entries.facts["with a history"] == "33"
@@ -84,7 +84,7 @@ def test_the_page_is_whole_and_escapes_what_it_shows(
     assert "<b>of" not in page
     assert "&lt;" in page
     assert "http" not in page
-    assert "\x1b" not in as_text(part, colour=False)
+    assert "\x1b" not in as_text(part, color=False)
 
 
 def test_the_report_shows_what_was_checked(parameters: Parameters, tmp_path: Path) -> None:

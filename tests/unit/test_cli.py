@@ -174,7 +174,7 @@ def test_classify_labels_a_table(
     texts = ["win the prize", "", "see\rthe dog", 'a "b", c\td']
     table = [{"id": str(i), "message": text} for i, text in enumerate(texts)]
     write_rows(tmp_path / f"in.{kind}", table)
-    output = tmp_path / f"labelled.{kind}"
+    output = tmp_path / f"labeled.{kind}"
     command = ["classify", "--model", str(models / "classifier")]
     main([*command, "--file", str(tmp_path / f"in.{kind}"), "--output", str(output)])
     assert "1 of 4 rows have no text" in capsys.readouterr().err
@@ -268,7 +268,7 @@ def test_perplexity_states_its_method(
     lines = capsys.readouterr().out.splitlines()
     rows = {line[:16].strip(): line[17:] for line in lines}
     assert (rows["window"], rows["stride"], rows["BOS"]) == ("64", "32", "no")
-    assert rows["normalisation"] == "by tokens scored, UTF-8 bytes, words between white space"
+    assert rows["normalization"] == "by tokens scored, UTF-8 bytes, words between white space"
     assert float(rows["bits per byte"]) == pytest.approx(
         float(rows["bits per token"]) * int(rows["tokens scored"]) / int(rows["bytes"]), rel=1e-4
     )

@@ -149,7 +149,7 @@ def test_executions_are_found_by_id_name_and_age(repository: Path, fresh_databas
                 stage.text("samples", 10, f"told {name}")
                 stage.metrics({"validation/loss": float(rate), "backend": name})
             with Stage("report", {}) as stage:
-                stage.summarise(Path("metrics"), Path("dvc.lock"))
+                stage.summarize(Path("metrics"), Path("dvc.lock"))
     # Both stages of an execution run by hand are executions of their own.
     assert listing().count("\n") == 3
     slow = open_side("latest~3")

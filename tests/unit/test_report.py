@@ -401,16 +401,16 @@ def test_histograms_count_their_upper_limit() -> None:
     assert "<title>95–100: 1</title>" in chart.svg
 
 
-def test_quantised_models_stand_apart_from_parity(project: Path) -> None:
-    parity, quantised = (
+def test_quantized_models_stand_apart_from_parity(project: Path) -> None:
+    parity, quantized = (
         card
         for card in cards(Results(project))
-        if card.title in ("ONNX parity", "Quantised models")
+        if card.title in ("ONNX parity", "Quantized models")
     )
     assert (parity.value, parity.state) == ("2.0e-05", "good")
     assert "100% of greedy tokens" in parity.note
-    assert quantised.value == "1 of 2"
-    assert [(bar.name, bar.value) for bar in quantised.bars] == [
+    assert quantized.value == "1 of 2"
+    assert [(bar.name, bar.value) for bar in quantized.bars] == [
         ("classifier-weights8", "-0.10 points"),
         ("language model-weights4, not published", "+1.11%"),
     ]

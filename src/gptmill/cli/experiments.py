@@ -159,13 +159,13 @@ def _run(sweep: "Sweep", options: argparse.Namespace) -> None:
 def _sum_up(sweep: "Sweep", wanted: str) -> None:
     """Print the table, write CSV and plot, and say what failed."""
     from gptmill.search.experiments import experiments, failure
-    from gptmill.search.summary import choose_metric, plot, summarise, terminal_table, write_table
+    from gptmill.search.summary import choose_metric, plot, summarize, terminal_table, write_table
 
     known, runs = experiments(), sweep.runs()
     failed = [r.name for r in runs if r.name in known and known[r.name].state == "failed"]
     for name in failed:
         print(f"{name} failed: {failure(name)}")
-    summary = summarise(runs, known, sweep.stage)
+    summary = summarize(runs, known, sweep.stage)
     metric = choose_metric(summary, wanted)
     print(f"\n{terminal_table(summary, metric)}\n")
     table, image = (SUMMARIES / f"{sweep.name}{ending}" for ending in (".csv", ".png"))

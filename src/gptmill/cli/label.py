@@ -50,8 +50,8 @@ def label_file(classifier: "Classifier", file: Path, column: str, output: Path |
     if len(full) < len(rows):
         print(f"{len(rows) - len(full)} of {len(rows)} rows have no text", file=sys.stderr)
     if output:
-        labelled = (row | _labels(found.get(i)) for i, row in enumerate(rows))
-        write_rows(output, [whole_characters(row) for row in labelled])
+        labeled = (row | _labels(found.get(i)) for i, row in enumerate(rows))
+        write_rows(output, [whole_characters(row) for row in labeled])
         print(f"{output}: {len(rows):,} rows", file=sys.stderr)
         return
     for number in full:

@@ -26,7 +26,7 @@ def add_perplexity(commands: argparse._SubParsersAction) -> None:
 
 
 def perplexity(options: argparse.Namespace) -> None:
-    """Print nats, bits and perplexity with window, stride, BOS and normalisation stated."""
+    """Print nats, bits and perplexity with window, stride, BOS and normalization stated."""
     import numpy as np
 
     from gptmill.data.text_files import read_text
@@ -55,7 +55,7 @@ def perplexity(options: argparse.Namespace) -> None:
     for name, value in result.metrics().items():
         rows[names.get(name, name.replace("_", " "))] = f"{value:.6g}"
     rows |= {"window": window, "stride": stride, "BOS": "yes" if options.bos else "no"}
-    rows["normalisation"] = "by tokens scored, UTF-8 bytes, words between white space"
+    rows["normalization"] = "by tokens scored, UTF-8 bytes, words between white space"
     for name, shown in rows.items():
         print(f"{name:16} {shown}")
 

@@ -23,7 +23,7 @@ HIGHER_IS_BETTER = (
     "stop_rate", "coverage", "per_second", "mfu",
 )  # fmt: skip
 REPEATED = ("seed", "threads")  # threads follow from how many runs share a machine
-COLOURS = 6
+COLORS = 6
 MOST_ANSWERS = 8
 LONGEST_SAMPLE = 300  # characters of a sample in the terminal
 
@@ -215,7 +215,7 @@ def curves(sides: Sequence[Side]) -> list[Chart]:
     charts = []
     for name in names:
         series = [
-            Series(chr(65 + i), side.curves[name], i % COLOURS + 1, marks="validation" in name)
+            Series(chr(65 + i), side.curves[name], i % COLORS + 1, marks="validation" in name)
             for i, side in enumerate(sides)
             if name in side.curves
         ]

@@ -1,4 +1,4 @@
-"""Labelled texts: a raw table, balance, and splits in which no text is on two sides.
+"""Labeled texts: a raw table, balance, and splits in which no text is on two sides.
 
 Raw: `texts.csv` with columns label, text and, where the source has them, split (train, validation
 or test) and, for the embedded messages, log_likelihood_ratio = ln p(text | spam) - ln p(text | ham)
@@ -30,7 +30,7 @@ DUPLICATE = "dropped/text_in_another_split"
 def write_embedded_messages(messages: Iterable, path: Path) -> None:
     """Write embedded messages (`label`, `text`, `log_likelihood_ratio`)."""
     rows = [(m.label, m.text, m.log_likelihood_ratio) for m in messages]
-    write_labelled(pd.DataFrame(rows, columns=["label", "text", RATIO]), path)
+    write_labeled(pd.DataFrame(rows, columns=["label", "text", RATIO]), path)
 
 
 def write_sms_messages(collection: Path, path: Path) -> None:
@@ -49,10 +49,10 @@ def write_sms_messages(collection: Path, path: Path) -> None:
             rows.append((label, text))
         elif line.strip():
             raise UserError(f"{collection}, line {number}: not a label, a tab and a text")
-    write_labelled(pd.DataFrame(rows, columns=["label", "text"]), path)
+    write_labeled(pd.DataFrame(rows, columns=["label", "text"]), path)
 
 
-def write_labelled(table: pd.DataFrame, path: Path) -> None:
+def write_labeled(table: pd.DataFrame, path: Path) -> None:
     """Write a raw or prepared table.
 
     A bare carriage return inside a text would be read back as a line's end: every text is quoted.
@@ -67,7 +67,7 @@ def write_labelled(table: pd.DataFrame, path: Path) -> None:
         )
 
 
-def read_labelled(path: Path) -> pd.DataFrame:
+def read_labeled(path: Path) -> pd.DataFrame:
     """Read a raw or prepared CSV: label, text and, where present, split and log_likelihood_ratio.
 
     Texts such as 'NA' or 'null' stay texts.
@@ -124,7 +124,7 @@ def prepare(
     validation_fraction: float,
     seed: int,
 ) -> dict[str, float]:
-    """Balance and split labelled texts into train, validation and test CSVs.
+    """Balance and split labeled texts into train, validation and test CSVs.
 
     Given splits are kept, and texts that stand in a later one (test, validation, train) are left
     out of the earlier. A validation or test split that is not given is drawn from the training
@@ -149,7 +149,7 @@ def prepare(
             f"nothing to train on: {train_fraction} + {validation_fraction}"
         )
     random = np.random.default_rng(seed)
-    table = read_labelled(raw)
+    table = read_labeled(raw)
     labels = label_order(table["label"])
     if len(labels) < 2:
         raise UserError(f"{raw}: every text has the label {labels[0]!r}; two labels are needed")
@@ -162,7 +162,7 @@ def prepare(
     with atomic_folder(folder) as beside:
         write_json(beside / LABELS_FILE, labels)
         for split, part in parts.items():
-            write_labelled(part.drop(columns="split", errors="ignore"), beside / f"{split}.csv")
+            write_labeled(part.drop(columns="split", errors="ignore"), beside / f"{split}.csv")
     return _counts(parts, labels) | {DUPLICATE: dropped}
 
 
@@ -321,10 +321,10 @@ def read_split(folder: Path, split: str) -> pd.DataFrame:
     """A prepared split: `text` and integer `label`, its place in `labels.json`.
 
     Raises:
-        UserError: as `read_labelled`, or a label that `labels.json` has not.
+        UserError: as `read_labeled`, or a label that `labels.json` has not.
     """
     path = folder / f"{split}.csv"
-    table, labels = read_labelled(path), read_labels(folder)
+    table, labels = read_labeled(path), read_labels(folder)
     known = f"known: {', '.join(labels[:20])}"
     _refuse(path, table, ~table["label"].isin(labels), "label", known)
     numbers = {label: number for number, label in enumerate(labels)}

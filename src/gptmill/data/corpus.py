@@ -91,7 +91,7 @@ def _line_batches(path: Path) -> Iterator[Batch]:
 def read_batch(batch: Batch) -> Iterator[Document]:
     """Stream the documents of a batch.
 
-    Text files have their line ends normalised; books of Project Gutenberg are cleaned
+    Text files have their line ends normalized; books of Project Gutenberg are cleaned
     (`clean_gutenberg`).
 
     Raises:

@@ -1,7 +1,7 @@
 """Training examples that are whole documents, each from its own beginning.
 
 Windows over a stream begin anywhere, so that a short document's beginning is often lost to the
-window before, and neighbours that have nothing to do with each other share a context. Where
+window before, and neighbors that have nothing to do with each other share a context. Where
 documents are shorter than the context, one to a row teaches more from fewer tokens.
 """
 

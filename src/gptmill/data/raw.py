@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from gptmill.data import own_corpus, own_instructions, own_labelled
+from gptmill.data import own_corpus, own_instructions, own_labeled
 from gptmill.data.classification import RAW_FILE, write_embedded_messages, write_sms_messages
 from gptmill.data.corpus import EMBEDDED_FILE, write_documents
 from gptmill.data.instructions import write_embedded_instructions
@@ -21,7 +21,7 @@ from gptmill.sources import Dataset, Embedded, Files, Hub, Manifest, Stdlib, Tro
 INSTRUCTIONS_FILE = "instructions.json"
 TAKEN = {
     "corpus": own_corpus.TAKEN,
-    "classification": own_labelled.TAKEN,
+    "classification": own_labeled.TAKEN,
     "instructions": own_instructions.TAKEN,
 }
 
@@ -92,7 +92,7 @@ def write_own(
     if name == "corpus":
         own_corpus.write_own_corpus(files, folder, **columns, left_out=left_out)
     elif name == "classification":
-        own_labelled.write_own_labelled(files, folder / RAW_FILE, **columns, left_out=left_out)
+        own_labeled.write_own_labeled(files, folder / RAW_FILE, **columns, left_out=left_out)
     else:
         own_instructions.write_own_instructions(
             files, folder / INSTRUCTIONS_FILE, **columns, left_out=left_out
@@ -126,7 +126,7 @@ def read_fetched(name: str, files: Sequence[Path], folder: Path) -> None:
     elif len(files) == 1 and not files[0].suffix:
         write_sms_messages(files[0], folder / RAW_FILE)
     else:
-        own_labelled.write_own_labelled(
+        own_labeled.write_own_labeled(
             files, folder / RAW_FILE, text="", label="", encoding="", left_out=left_out
         )
     if left_out.records or left_out.files:

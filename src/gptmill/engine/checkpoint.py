@@ -54,7 +54,7 @@ AFTERWARDS = {"evaluation_stride", "completions", "threshold"} | SHOWN
 
 
 def run_key(parameters: list[BaseModel], inputs: list[Path]) -> str:
-    """The hash by which a checkpoint is recognised: parameters but those of `AFTERWARDS`, inputs,
+    """The hash by which a checkpoint is recognized: parameters but those of `AFTERWARDS`, inputs,
     and all of gptmill."""
     values = [section.model_dump(exclude=AFTERWARDS) for section in parameters]
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())

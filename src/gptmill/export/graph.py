@@ -117,7 +117,7 @@ class Graph:
 
 
 # A linear layer as nodes: (graph, input [N, in], parameter name) to [N, out]. The dense one is
-# here, quantised ones in `quantize`.
+# here, quantized ones in `quantize`.
 Linear = Callable[[Graph, str, str], str]
 
 
@@ -138,7 +138,7 @@ def dense_head(graph: Graph, x: str, name: str) -> str:
 
 @dataclass(frozen=True)
 class Layers:
-    """How matrices enter the graph: as they are, or quantised."""
+    """How matrices enter the graph: as they are, or quantized."""
 
     linear: Linear = dense
     embedding: Linear = dense_embedding

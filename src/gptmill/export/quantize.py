@@ -62,7 +62,7 @@ def quantized(method: str) -> Layers:
         UserError: the method is unknown.
     """
     if method not in METHODS:
-        raise UserError(f"unknown quantisation '{method}'; known: {', '.join(METHODS)}")
+        raise UserError(f"unknown quantization '{method}'; known: {', '.join(METHODS)}")
     return METHODS[method]
 
 

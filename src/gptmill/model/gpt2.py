@@ -167,7 +167,7 @@ class GPT2(nn.Module):
 
 
 def initialize(model: nn.Module, layers: int, deviation: float = GPT2_DEVIATION) -> None:
-    """GPT-2's initialisation: normal weights, zero biases, and projections onto the residual
+    """GPT-2's initialization: normal weights, zero biases, and projections onto the residual
     stream scaled by 1/√(2·layers), the number of additions to it.
 
     0.02 suits a width of 768 and more; a narrow model learns faster from about 1/√width, position

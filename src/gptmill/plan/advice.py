@@ -2,7 +2,7 @@
 
 For a training, in this order: smaller micro-batches with as many more of them (the same effective
 batch, hence the same result but for rounding), then shorter texts as well, then a smaller
-foundation with either. An export leaves out quantised variants, then takes smaller foundations.
+foundation with either. An export leaves out quantized variants, then takes smaller foundations.
 """
 
 from collections.abc import Iterator, Mapping
@@ -78,9 +78,9 @@ def _candidates(stage: str, work: Workload) -> Iterator[Changes]:
 
 def _fewer_variants(work: Workload) -> Iterator[Changes]:
     """All variants are compared side by side; those named first are kept longest."""
-    variants = work.parameters.export_onnx.quantisation
+    variants = work.parameters.export_onnx.quantization
     for kept in range(len(variants), -1, -1):
-        yield {"export_onnx.quantisation": variants[:kept]}
+        yield {"export_onnx.quantization": variants[:kept]}
 
 
 def _smaller_batches(stage: str, work: Workload) -> Iterator[Changes]:

@@ -77,7 +77,7 @@ def stage_disk(work: Workload) -> dict[str, Disk]:
         "respond": Disk(outputs=counts.entries.sample.bytes * counts.entries.count["test"]
                         // max(1, counts.entries.sample.items)),
         "export_onnx": Disk(outputs=sum(
-            onnx_bytes(config, variants=parameters.export_onnx.quantisation)
+            onnx_bytes(config, variants=parameters.export_onnx.quantization)
             for config in _exported(work)
         )),
         "judge": Disk(outputs=200 * counts.entries.count["test"]),

@@ -161,7 +161,7 @@ def _longest_of(lengths: np.ndarray, count: int) -> int:
 def _exporting(work: Workload, machine: Machine, speed: Speed) -> float:
     """Each model and variant is written and compared with PyTorch, which computes the same."""
     section = work.parameters.export_onnx
-    folders = 1 + len(section.quantisation)
+    folders = 1 + len(section.quantization)
     corpus, entries = work.counts.corpus.held_out_lengths, work.counts.entries
     continued = [
         (work.pretrained, held_out_passages(work), int(corpus.mean()), int(corpus.mean()) // 2),

@@ -146,7 +146,7 @@ def export(size: ModelSize) -> int:
     """Writing `model.onnx`: the tensors, then copies of them in the graph, in the model around it
     and in the bytes that are written, beside PyTorch's own and one matrix laid out anew.
 
-    Measured with 124M: 5.4 times the weights; of quantised variants 2.8, so that the plain one
+    Measured with 124M: 5.4 times the weights; of quantized variants 2.8, so that the plain one
     decides.
     """
     return 4 * size.weights + size.embedding

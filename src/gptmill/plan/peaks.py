@@ -228,7 +228,7 @@ def _exporting(work: Workload, compute: Compute) -> Memory:
     activations, _ = evaluation(config, BATCH_TOKENS, 0, Compute(half=False))
     scores = FLOAT * BATCH_TOKENS * work.classifier.largest.tokens * config.heads
     written = Memory(weights=size.weights, data=data, parts={"copies": export(size)})
-    variants = work.parameters.export_onnx.quantisation
+    variants = work.parameters.export_onnx.quantization
     at_once = min(len(configs), sharing(size, config, compute, training=False))
     measured = Memory(
         weights=at_once * size.weights,
@@ -269,7 +269,7 @@ def _continued_cache(work: Workload, config: GPT2Config, passages: int, prompt: 
     needed = min(prompt + section.greedy_steps, config.context_length)
     rows = min(passages, max(1, POSITIONS // needed))
     one, _ = generation(config, rows, prompt, section.greedy_steps)
-    folders = 1 + len(section.quantisation)
+    folders = 1 + len(section.quantization)
     return one + 2 * folders * 2 * config.layers * rows * needed * config.width * FLOAT
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from gptmill.data.classification import RAW_FILE, read_labelled, write_embedded_messages
+from gptmill.data.classification import RAW_FILE, read_labeled, write_embedded_messages
 from gptmill.data.corpus import EMBEDDED_FILE, documents, write_documents
 from gptmill.data.instructions import write_embedded_instructions
 from gptmill.data.own_files import LeftOut
@@ -165,7 +165,7 @@ def _items(name: str, folder: Path) -> int:
     if name == "instructions":
         return len(read_json(folder / INSTRUCTIONS_FILE))
     if name == "classification":
-        return len(read_labelled(folder / RAW_FILE))
+        return len(read_labeled(folder / RAW_FILE))
     return sum(1 for _ in documents(folder))
 
 

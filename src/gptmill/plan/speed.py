@@ -29,7 +29,7 @@ from gptmill.model.gpt2 import GPT2
 from gptmill.params import FinetuneClassifier, Optimizer
 from gptmill.plan.memory import Shape
 from gptmill.plan.sizes import language_model_size
-from gptmill.tasks.classify import ClassificationTask, LabelledBatch, choose_trainable, predict
+from gptmill.tasks.classify import ClassificationTask, LabeledBatch, choose_trainable, predict
 from gptmill.tasks.language_model import LanguageModelTask, TokenBatch, batch_loss
 
 WHOLE_SECONDS = 0.4  # a step up to this long is run as it is
@@ -79,7 +79,7 @@ class Speed:
             model = GPT2Classifier(config, labels=2)
             choose_trainable(model, section.trainable, section.lora)
             ids = _ids(config, rows, shape.tokens)
-            batch = LabelledBatch(ids, np.ones_like(ids), np.zeros(rows, np.int64))
+            batch = LabeledBatch(ids, np.ones_like(ids), np.zeros(rows, np.int64))
             return model, ClassificationTask([1.0, 1.0], section.readout), batch
 
         headless = replace(config, vocabulary_size=2, tied_head=True)
@@ -96,7 +96,7 @@ class Speed:
             ids = _ids(config, rows, tokens)
             if classifier:
                 model: nn.Module = GPT2Classifier(config, labels=2)
-                batch = LabelledBatch(ids, np.ones_like(ids), np.zeros(rows, np.int64))
+                batch = LabeledBatch(ids, np.ones_like(ids), np.zeros(rows, np.int64))
                 task = ClassificationTask([1.0, 1.0], "last_token")
                 work = lambda: predict(model, task, [batch] * count, self.runtime)  # noqa: E731
             else:

@@ -175,7 +175,7 @@ def _verdict(plan: Plan) -> list[str]:
         lines.append(
             f"The disk is too small: {plan.disk / GIGA:.1f} GB needed, "
             f"{plan.machine.disk / GIGA:.1f} GB free.\n  `dvc config cache.type "
-            "reflink,hardlink,copy` spares DVC's second copy,\n  `export_onnx.quantisation: []` "
+            "reflink,hardlink,copy` spares DVC's second copy,\n  `export_onnx.quantization: []` "
             "the variants."
         )
     if plan.fits:

@@ -22,7 +22,7 @@ class Bar:
     name: str
     value: str
     share: float
-    colour: str
+    color: str
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def figures(results: Results) -> list[Card]:
         ("Instructions", "metrics/respond.json", _instructions),
         ("Judge", "metrics/judge.json", _judge),
         ("ONNX parity", "metrics/export_onnx.json", _parity),
-        ("Quantised models", "metrics/export_onnx.json", _quantised),
+        ("Quantized models", "metrics/export_onnx.json", _quantized),
     ]
     return _made(results, makers)
 
@@ -194,7 +194,7 @@ def _parity(results: Results) -> Card | None:
     return Card("ONNX parity", f"{widest:.1e}", f"{note}; {tolerance:g} is allowed", state, bars)
 
 
-def _quantised(results: Results) -> Card | None:
+def _quantized(results: Results) -> Card | None:
     found = results.metrics.get("export_onnx", {})
     variants = {
         name.removesuffix("/published"): value
@@ -217,7 +217,7 @@ def _quantised(results: Results) -> Card | None:
     ]
     note = "published: smaller weights within the budget of params.yaml; the bars are what each "
     note += "loses in perplexity or accuracy on held-out texts"
-    return Card("Quantised models", f"{sum(variants.values())} of {len(variants)}", note, bars=bars)
+    return Card("Quantized models", f"{sum(variants.values())} of {len(variants)}", note, bars=bars)
 
 
 def _loss(found: dict[str, Any], name: str) -> tuple[float, str]:
@@ -259,5 +259,5 @@ def _cost(results: Results) -> Card | None:
     return Card("Cost", duration(seconds), note, "plain", bars)
 
 
-def _bar(name: str, value: float, widest: float, colour: str, shown: str) -> Bar:
-    return Bar(name, shown, max(0.0, min(1.0, value / widest)), colour)
+def _bar(name: str, value: float, widest: float, color: str, shown: str) -> Bar:
+    return Bar(name, shown, max(0.0, min(1.0, value / widest)), color)

@@ -1,4 +1,4 @@
-"""Charts as inline SVG that takes its colours from the page, so that light, dark and print fit.
+"""Charts as inline SVG that takes its colors from the page, so that light, dark and print fit.
 
 Drawn at 440 × 250 units: about full width on a phone, half on a desk, type readable on both.
 """
@@ -19,7 +19,7 @@ class Series:
 
     name: str
     points: Sequence[tuple[float, float]]
-    colour: int = 1  # 1 to 4, as the page defines them
+    color: int = 1  # 1 to 4, as the page defines them
     marks: bool = False
 
 
@@ -33,7 +33,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Chart:
-    """What the page shows: a title, the drawing, and its legend as (colour, name)."""
+    """What the page shows: a title, the drawing, and its legend as (color, name)."""
 
     title: str
     svg: Markup
@@ -68,7 +68,7 @@ def line_chart(
     limits: tuple[float, float] | None = None,
 ) -> Chart:
     """Curves over a common axis; the alternative text says where each begins and ends."""
-    drawn = [Series(s.name, _finite(s.points, log), s.colour, s.marks) for s in series]
+    drawn = [Series(s.name, _finite(s.points, log), s.color, s.marks) for s in series]
     drawn = [s for s in drawn if s.points]
     values = [value for s in drawn for _, value in s.points] + ([level.value] if level else [])
     log = log and min(values) > 0
@@ -83,7 +83,7 @@ def line_chart(
     if level:
         described += f"; {level.name} at {figure(level.value)}"
     # A single curve is what the title names.
-    legend = [(f"c{s.colour}", s.name) for s in drawn] if len(drawn) > 1 or level else []
+    legend = [(f"c{s.color}", s.name) for s in drawn] if len(drawn) > 1 or level else []
     legend += [("level", f"{level.name} {figure(level.value)}")] if level else []
     return Chart(title, _svg(f"{title}. {described}", parts), legend)
 
@@ -180,9 +180,9 @@ def _grid(axes: Axes, ys: tuple[float, float], x: str, y: str) -> str:
         f"{escape(x)}</text>"
     )
     if y:
-        centre = (TOP + base) / 2
+        center = (TOP + base) / 2
         lines.append(
-            f'<text class="name" transform="translate(11 {centre:.0f}) rotate(-90)" '
+            f'<text class="name" transform="translate(11 {center:.0f}) rotate(-90)" '
             f'text-anchor="middle">{escape(y)}</text>'
         )
     return "".join(lines)
@@ -191,11 +191,11 @@ def _grid(axes: Axes, ys: tuple[float, float], x: str, y: str) -> str:
 def _curve(axes: Axes, series: Series) -> str:
     places = [(axes.x(step), axes.y(value)) for step, value in series.points]
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-    parts = [f'<path class="curve c{series.colour}" d="{path}"/>']
+    parts = [f'<path class="curve c{series.color}" d="{path}"/>']
     if series.marks:
         for (x, y), (step, value) in zip(places, series.points):
             parts.append(
-                f'<circle class="c{series.colour}" cx="{x:.1f}" cy="{y:.1f}" r="2.6">'
+                f'<circle class="c{series.color}" cx="{x:.1f}" cy="{y:.1f}" r="2.6">'
                 f"<title>{escape(series.name)} at {figure(step)}: {value:.4g}</title></circle>"
             )
     return "".join(parts)

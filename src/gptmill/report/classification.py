@@ -71,9 +71,9 @@ def _precision_recall(rows: list[dict[str, str]]) -> Chart:
         Series(
             model,
             [(float(r["recall"]), float(r["precision"])) for r in rows if r["model"] == model],
-            colour,
+            color,
         )
-        for colour, model in enumerate(models, start=1)
+        for color, model in enumerate(models, start=1)
     ]
     lowest = min(float(row["precision"]) for row in rows)
     return line_chart(

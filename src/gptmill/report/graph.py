@@ -96,7 +96,7 @@ def layers(needs: Edges) -> list[list[str]]:
                 if f"|{need}" not in rows[layer]:
                     rows[layer].append(f"|{need}")
     for above, row in pairwise(rows):
-        row.sort(key=lambda name: (_centre(name, above, needs), name.lstrip("|")))
+        row.sort(key=lambda name: (_center(name, above, needs), name.lstrip("|")))
     return rows
 
 
@@ -182,11 +182,11 @@ def _ancestors(name: str, needs: Edges) -> set[str]:
     return found
 
 
-def _centre(name: str, above: list[str], needs: Edges) -> float:
+def _center(name: str, above: list[str], needs: Edges) -> float:
     """Where in the layer above a stage's needs stand, on average."""
     wanted = {name.lstrip("|")} if name.startswith("|") else needs[name]
     found = [i for i, other in enumerate(above) if other.lstrip("|") in wanted]
-    # Layers are centred, so positions are counted from the middle.
+    # Layers are centered, so positions are counted from the middle.
     middle = (len(above) - 1) / 2
     return sum(i - middle for i in found) / len(found) if found else 0.0
 

@@ -70,10 +70,10 @@ def _accuracy(results: Results, stage: str) -> list[Chart]:
 
 
 def _single(
-    results: Results, stage: str, title: str, column: str, colour: int, log: bool = False
+    results: Results, stage: str, title: str, column: str, color: int, log: bool = False
 ) -> list[Chart]:
     points = results.curve(f"plots/{stage}/training.csv", column)
-    return [line_chart(title, [Series(title.lower(), points, colour)], log=log)] if points else []
+    return [line_chart(title, [Series(title.lower(), points, color)], log=log)] if points else []
 
 
 def _throughput(results: Results, stage: str) -> list[Chart]:
@@ -81,12 +81,12 @@ def _throughput(results: Results, stage: str) -> list[Chart]:
     rows = results.rows(f"timings/{stage}.csv")
     names = list(dict.fromkeys(row["name"] for row in rows))
     series = []
-    for colour, name in enumerate(names, start=1):
+    for color, name in enumerate(names, start=1):
         points = [(float(r["step"]), float(r["value"])) for r in rows if r["name"] == name]
         # Before the first step was timed there is no rate.
         points = [(step, rate) for step, rate in points if rate > 0]
         if points:
-            series.append(Series(name.replace("_per_second", "").replace("_", " "), points, colour))
+            series.append(Series(name.replace("_per_second", "").replace("_", " "), points, color))
     unit = f"{series[0].name} per second" if len(series) == 1 else "per second"
     return [line_chart("Throughput", series, y=unit)] if series else []
 

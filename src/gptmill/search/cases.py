@@ -36,7 +36,7 @@ class Sweep(Section):
     alone: bool = False
 
     def runs(self) -> list["Run"]:
-        """Every case with every seed; seeds vary fastest, so that neighbours share no work."""
+        """Every case with every seed; seeds vary fastest, so that neighbors share no work."""
         return [
             Run(
                 reference(f"{self.name}-{case}-seed{seed}"),

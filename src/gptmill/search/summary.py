@@ -26,7 +26,7 @@ class Summary:
         return repeated(values) if values else None
 
 
-def summarise(runs: Sequence[Run], known: dict[str, Experiment], stage: str) -> Summary:
+def summarize(runs: Sequence[Run], known: dict[str, Experiment], stage: str) -> Summary:
     """Gather the metrics of `stage`; of every stage where it is empty.
 
     Other stages did not run: what their files say is of an earlier run.

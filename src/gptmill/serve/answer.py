@@ -97,7 +97,7 @@ class Answer:
     def cancel(self) -> None:
         """Free what the answer holds; harmless after its end."""
         if self.request:
-            self.request.cancelled = True
+            self.request.canceled = True
 
     async def _next(self) -> Piece | Finished:
         event = await self._events.get()

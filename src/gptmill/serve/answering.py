@@ -178,7 +178,7 @@ class Answering:
 
 
 class Stream(StreamingResponse):
-    """Answers sent as they come, and cancelled however their sending ends."""
+    """Answers sent as they come, and canceled however their sending ends."""
 
     def __init__(self, answering: Answering) -> None:
         # Proxies that buffer would hold back what is meant to come at once.

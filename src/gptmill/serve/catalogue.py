@@ -1,7 +1,7 @@
 """The model folders under one folder, by the names that clients use.
 
 A folder NAME with `model.onnx` is the model NAME, which Ollama's clients call `NAME:latest`; a
-quantised one is a model of its own, as `NAME-dynamic8`.
+quantized one is a model of its own, as `NAME-dynamic8`.
 """
 
 from dataclasses import dataclass

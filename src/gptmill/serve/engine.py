@@ -2,7 +2,7 @@
 token a step (Yu et al. 2022, Orca).
 
 Requests that wait are prefilled together, apart from those that run, and their rows join the
-running batch; rows that are finished or cancelled leave it. A long prefill is done in pieces, with
+running batch; rows that are finished or canceled leave it. A long prefill is done in pieces, with
 a step of the running ones after each (Agrawal et al. 2023, Sarathi). Each request has a sampler of
 its own, so that its tokens do not depend on who shares the batch. What fails in one request ends
 that request; when a whole step fails, its rows are tried again one by one.

@@ -1,7 +1,7 @@
 """What OpenAI's clients ask: the bodies of `/v1/chat/completions` and `/v1/completions`.
 
 `top_k`, `min_p`, `repetition_penalty`, `min_tokens` and `ignore_eos` are taken too, under the names
-that other local servers give them. What cannot be honoured is refused by name.
+that other local servers give them. What cannot be honored is refused by name.
 """
 
 import math

@@ -84,7 +84,7 @@ class Request:
     streams: bool = True
     index: int = 0
     id: str = ""
-    cancelled: bool = False
+    canceled: bool = False
 
 
 class Slot:
@@ -109,7 +109,7 @@ class Slot:
 
     def check(self, now: float) -> None:
         """End what nobody waits for, or what has taken too long."""
-        if self.request.cancelled:
+        if self.request.canceled:
             self.done = True
         elif now > self.request.deadline:
             self.fail(Overdue())

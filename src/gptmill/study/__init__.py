@@ -106,7 +106,7 @@ def _of_the_model(subject: Subject, section: Study, seed: int) -> list[Finding]:
             "the ladder": lambda: attention.ladder(config, seed),
             "attention heads": lambda: attention.heads(model, sentence, labels),
             "dropout": lambda: layers.dropout(seed),
-            "normalisation": lambda: layers.normalisation(config, seed),
+            "normalization": lambda: layers.normalization(config, seed),
             "activations": lambda: layers.activations(model),
             "shortcuts": lambda: layers.shortcuts(seed),
             "norm placement": lambda: layers.norm_placement(seed),

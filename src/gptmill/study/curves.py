@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from gptmill.diagnosis import diagnose, smooth
 from gptmill.params import Optimizer
-from gptmill.study.draw import COLOURS, panels
+from gptmill.study.draw import COLORS, panels
 from gptmill.study.finding import Finding
 from gptmill.study.small import CONTEXT, SmallRun, SmallText, train_small
 
@@ -50,8 +50,8 @@ def loss_curves(runs: list[tuple[Setup, SmallRun]]) -> Finding:
         found = diagnose(run.training, run.validation)
         verdicts.append((setup, found))
         smoothed = smooth(run.training)
-        place.plot(*zip(*smoothed), color=COLOURS[0], label="training")
-        place.plot(*zip(*run.validation), color=COLOURS[1], label="validation")
+        place.plot(*zip(*smoothed), color=COLORS[0], label="training")
+        place.plot(*zip(*run.validation), color=COLORS[1], label="validation")
         place.set_title(f"{found.verdict}: {setup.what}", fontsize=8.5)
         place.set_ylabel("nats a character")
         trained = dict(smoothed)

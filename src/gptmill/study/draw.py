@@ -16,7 +16,7 @@ from PIL import Image
 
 from gptmill.files import atomic_file
 
-COLOURS = ("#2456c9", "#c2510c", "#0f766e", "#7c3aed", "#be185d", "#4d7c0f")
+COLORS = ("#2456c9", "#c2510c", "#0f766e", "#7c3aed", "#be185d", "#4d7c0f")
 GREY = "#64748b"
 INK = "#16202c"
 matplotlib.rcParams.update(
@@ -29,7 +29,7 @@ matplotlib.rcParams.update(
         "axes.spines.right": False,
         "axes.edgecolor": "#9aa7b8",
         "axes.labelcolor": INK,
-        "axes.prop_cycle": rcsetup.cycler(color=COLOURS),
+        "axes.prop_cycle": rcsetup.cycler(color=COLORS),
         "axes.grid": True,
         "axes.axisbelow": True,
         "grid.color": "#e9ecf1",
@@ -80,7 +80,7 @@ def log_axis(axis: XAxis | YAxis) -> None:
 def bars(axes: Axes, names: Sequence[str], values: Sequence[float], shown: Sequence[str]) -> None:
     """Horizontal bars, the first on top, each with its value written at its end."""
     places = np.arange(len(names))
-    axes.barh(places, values, color=[COLOURS[0]] * len(names), height=0.65)
+    axes.barh(places, values, color=[COLORS[0]] * len(names), height=0.65)
     axes.set_yticks(places, names)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
@@ -91,7 +91,7 @@ def bars(axes: Axes, names: Sequence[str], values: Sequence[float], shown: Seque
 
 
 def save(figure: Figure, path: Path) -> None:
-    """A PNG of 64 colours, a third as large, without date or version inside."""
+    """A PNG of 64 colors, a third as large, without date or version inside."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3])

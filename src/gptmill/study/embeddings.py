@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from gptmill.model.gpt2 import GPT2
-from gptmill.study.draw import COLOURS, panels
+from gptmill.study.draw import COLORS, panels
 from gptmill.study.finding import Finding, require
 
-LABELLED = 40  # of the tokens drawn
+LABELED = 40  # of the tokens drawn
 KINDS = ("lower case", "capitalised", "no letter")
 
 
@@ -22,15 +22,15 @@ def principal_components(table: Tensor) -> tuple[Tensor, float]:
 
     The sign of a component is free; its largest entry is made positive, so that pictures agree.
     """
-    centred = table.double() - table.double().mean(0)
-    _, sizes, directions = torch.linalg.svd(centred, full_matrices=False)
-    plane = centred @ directions[:2].T
+    centered = table.double() - table.double().mean(0)
+    _, sizes, directions = torch.linalg.svd(centered, full_matrices=False)
+    plane = centered @ directions[:2].T
     largest = plane.gather(0, plane.abs().argmax(0, keepdim=True))
     share = (sizes[:2] ** 2).sum() / (sizes**2).sum()
     return plane * largest.sign(), share.item()
 
 
-def neighbour_similarity(table: Tensor) -> float:
+def neighbor_similarity(table: Tensor) -> float:
     """Mean cosine of rows that stand beside each other."""
     return torch.cosine_similarity(table[:-1], table[1:]).mean().item()
 
@@ -62,11 +62,11 @@ def embeddings(untrained: GPT2, trained: GPT2, ids: Tensor, frequent: dict[int, 
         tables = [table.weight for table in positions if table is not None]
         _draw_positions(axes[2], "positions, untrained", tables[0], rows)
         _draw_positions(axes[3], "positions, trained", tables[1], rows)
-        similar = [neighbour_similarity(table) for table in tables]
-        metrics |= {"positions": len(tables[1]), "position_neighbour_cosine_before": similar[0],
-                    "position_neighbour_cosine_after": similar[1]}  # fmt: skip
+        similar = [neighbor_similarity(table) for table in tables]
+        metrics |= {"positions": len(tables[1]), "position_neighbor_cosine_before": similar[0],
+                    "position_neighbor_cosine_after": similar[1]}  # fmt: skip
         told = (
-            f"Neighbouring positions, unrelated before (mean cosine {similar[0]:.2f}), have come "
+            f"Neighboring positions, unrelated before (mean cosine {similar[0]:.2f}), have come "
             f"to {similar[1]:.2f}"
         )
     return Finding(
@@ -94,11 +94,11 @@ def _draw_tokens(
 ) -> float:
     plane, share = principal_components(table)
     kinds = [_kind(text) for text in frequent.values()]
-    for colour, kind in zip(COLOURS, dict.fromkeys(KINDS)):
+    for color, kind in zip(COLORS, dict.fromkeys(KINDS)):
         chosen = [place for place, found in enumerate(kinds) if found == kind]
-        axes.scatter(plane[chosen, 0], plane[chosen, 1], s=9, color=colour, label=kind)
+        axes.scatter(plane[chosen, 0], plane[chosen, 1], s=9, color=color, label=kind)
     for place, ((x, y), text) in enumerate(zip(plane.tolist(), frequent.values())):
-        if place < LABELLED:
+        if place < LABELED:
             axes.annotate(text, (x, y), (2, 2), textcoords="offset points", fontsize=6.5)
         rows.append({"table": title, "item": text, "x": x, "y": y})
     axes.set_title(f"{title} ({share:.0%} of the variance)")

@@ -1,4 +1,4 @@
-"""The parts of a block by hand: normalisation, activation, feed-forward, dropout, shortcuts.
+"""The parts of a block by hand: normalization, activation, feed-forward, dropout, shortcuts.
 
 Shapes: B batch, T tokens, C width.
 """
@@ -41,8 +41,8 @@ def feed_forward(x: Tensor, layer: FeedForward) -> Tensor:
 
 
 @torch.no_grad()
-def normalisation(config: GPT2Config, seed: int) -> Finding:
-    """LayerNorm by hand against PyTorch's, and against batch normalisation."""
+def normalization(config: GPT2Config, seed: int) -> Finding:
+    """LayerNorm by hand against PyTorch's, and against batch normalization."""
     torch.manual_seed(seed)
     width = 24
     scale, shift = torch.linspace(0.3, 2.5, 8)[:, None], torch.linspace(2, -2, 8)[:, None]
@@ -76,12 +76,12 @@ def normalisation(config: GPT2Config, seed: int) -> Finding:
              "normed_mean": n.mean().item(), "normed_variance": n.var(unbiased=False).item()}
             for i, (r, n) in enumerate(zip(x, normed))]  # fmt: skip
     return Finding(
-        "normalisation",
+        "normalization",
         4,
-        "LayerNorm, and why not batch normalisation",
+        "LayerNorm, and why not batch normalization",
         f"By hand with the biased variance LayerNorm equals PyTorch's ({small(biased)}); with "
         f"the unbiased one it is off by {apart:.2g}. It looks at one token alone: other tokens in "
-        f"the batch change its result by {moved['layer']:g}, but batch normalisation's by "
+        f"the batch change its result by {moved['layer']:g}, but batch normalization's by "
         f"{moved['batch']:.2f}",
         {"layer_norm_max_difference": biased, "unbiased_max_difference": apart,
          "layer_norm_depends_on_batch": moved["layer"],

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gptmill.likelihood import perplexity
 from gptmill.model.gpt2 import GPT2
-from gptmill.study.draw import COLOURS, bars, panels
+from gptmill.study.draw import COLORS, bars, panels
 from gptmill.study.finding import Finding, small
 
 GPT2_VOCABULARY = 50257
@@ -48,7 +48,7 @@ def cross_entropy(
     left.set_title("probability of each next token")
     bars(right, list(losses), list(losses.values()), [f"{loss:.2f}" for loss in losses.values()])
     vocabulary = trained.config.vocabulary_size
-    right.axvline(uniform, color=COLOURS[1], label=f"ln {vocabulary:,} = {uniform:.2f}")
+    right.axvline(uniform, color=COLORS[1], label=f"ln {vocabulary:,} = {uniform:.2f}")
     right.legend(loc="lower right")
     right.set_title("loss on this example")
     told = "" if floor is None else f"; the source's own mean on held-out text is {floor:.2f}"

@@ -10,7 +10,7 @@ import numpy as np
 from gptmill.data.tokens import sliding_windows
 from gptmill.engine.runtime import Runtime
 from gptmill.model.gpt2 import GPT2
-from gptmill.study.draw import COLOURS, GREY, bars, panels
+from gptmill.study.draw import COLORS, GREY, bars, panels
 from gptmill.study.finding import Finding
 from gptmill.tasks.language_model import token_nats
 from gptmill.tokenizer import (
@@ -126,7 +126,7 @@ def windows(model: GPT2, ids: np.ndarray, runtime: Runtime) -> Finding:
         [row["passes_per_token"] for row in rows],
         [row["loss"] for row in rows],
         marker="o",
-        color=COLOURS[0],
+        color=COLORS[0],
     )
     for row in rows:
         at = (row["passes_per_token"], row["loss"])
@@ -181,14 +181,14 @@ def _lower_cased(training: Sequence[str]) -> int:
 def _draw_windows(axes) -> None:
     """Windows of four over twelve tokens at three strides, targets one further."""
     place = 0
-    for colour, stride in zip(COLOURS, (4, 2, 1)):
+    for color, stride in zip(COLORS, (4, 2, 1)):
         starts = range(0, 12 - 4, stride)
         for start in starts:
-            axes.barh(place, 4, left=start, height=0.7, color=colour, alpha=0.75)
-            axes.barh(place, 1, left=start + 4, height=0.7, color="none", edgecolor=colour)
+            axes.barh(place, 4, left=start, height=0.7, color=color, alpha=0.75)
+            axes.barh(place, 1, left=start + 4, height=0.7, color="none", edgecolor=color)
             place += 1
         axes.text(12.2, place - len(starts) / 2 - 0.5, f"stride {stride}\n{len(starts)} pairs",
-                  va="center", color=colour)  # fmt: skip
+                  va="center", color=color)  # fmt: skip
         place += 1
     axes.invert_yaxis()
     axes.set_xlim(0, 15)

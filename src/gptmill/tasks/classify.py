@@ -25,7 +25,7 @@ from gptmill.tokenizer import Tokenizer
 EVALUATION_BATCH = 64  # texts in one forward pass without gradients
 
 
-class LabelledBatch(NamedTuple):
+class LabeledBatch(NamedTuple):
     """Ids [B, T] padded on the right, 1 for real tokens [B, T], labels [B]."""
 
     inputs: np.ndarray
@@ -47,10 +47,10 @@ class ClassificationTask:
         self.class_weights = np.asarray(class_weights, dtype=np.float32)
         self.readout = readout
 
-    def targets(self, batch: LabelledBatch) -> float:
+    def targets(self, batch: LabeledBatch) -> float:
         return float(self.class_weights[batch.labels].sum())
 
-    def loss(self, model: nn.Module, batch: LabelledBatch, runtime: Runtime) -> Tensor:
+    def loss(self, model: nn.Module, batch: LabeledBatch, runtime: Runtime) -> Tensor:
         return F.cross_entropy(
             self.logits(model, batch, runtime).float(),
             runtime.tensor(batch.labels),
@@ -58,26 +58,26 @@ class ClassificationTask:
             reduction="sum",
         )
 
-    def logits(self, model: nn.Module, batch: LabelledBatch, runtime: Runtime) -> Tensor:
+    def logits(self, model: nn.Module, batch: LabeledBatch, runtime: Runtime) -> Tensor:
         """Logits [B, K]."""
         mask = None if self.readout == "padded_last" else runtime.tensor(batch.mask)
         return model(runtime.tensor(batch.inputs), mask)
 
 
-def collate_labelled(
+def collate_labeled(
     examples: list[tuple[list[int], int]], padding: int, length: int | None = None
-) -> LabelledBatch:
+) -> LabeledBatch:
     """Pad on the right with `padding` to the longest text, or to `length`.
 
     Args:
         examples: (ids, label), the ids at most `length` long.
     """
     inputs, mask = right_padded([ids for ids, _ in examples], padding, length)
-    return LabelledBatch(inputs, mask, np.array([label for _, label in examples], dtype=np.int64))
+    return LabeledBatch(inputs, mask, np.array([label for _, label in examples], dtype=np.int64))
 
 
 @dataclass(frozen=True)
-class LabelledSplit:
+class LabeledSplit:
     """Texts, what the model sees of them as (ids, label) pairs, and labels [N] of one split.
 
     `counts` [N] says how many pairs each text has: one, unless it is read in windows.
@@ -142,16 +142,16 @@ class ClassificationData:
         self.cut = sum(len(text) > length for text in ids["train"])
         self.class_weights = class_weights(self.train.labels, len(self.reading.labels))
 
-    def _split(self, frame: pd.DataFrame, ids: list[list[int]]) -> LabelledSplit:
+    def _split(self, frame: pd.DataFrame, ids: list[list[int]]) -> LabeledSplit:
         parts = [self.reading.pieces(text) for text in ids]
         examples = [(piece, y) for text, y in zip(parts, frame["label"]) for piece in text]
-        return LabelledSplit(frame, examples, [len(text) for text in parts])
+        return LabeledSplit(frame, examples, [len(text) for text in parts])
 
-    def collate(self, examples: list[tuple[list[int], int]]) -> LabelledBatch:
-        return collate_labelled(examples, self.padding, self.padded_length)
+    def collate(self, examples: list[tuple[list[int], int]]) -> LabeledBatch:
+        return collate_labeled(examples, self.padding, self.padded_length)
 
     def logits(
-        self, split: LabelledSplit, model: nn.Module, task: ClassificationTask, runtime: Runtime
+        self, split: LabeledSplit, model: nn.Module, task: ClassificationTask, runtime: Runtime
     ) -> np.ndarray:
         """Logits [N, K] of a split, in its order; like lengths are computed together."""
         order = batches_by_length(split.lengths, EVALUATION_BATCH)
@@ -189,11 +189,11 @@ def choose_trainable(model: GPT2Classifier, trainable: str, lora: LowRank) -> No
 
 
 def predict(
-    model: nn.Module, task: ClassificationTask, batches: Sequence[LabelledBatch], runtime: Runtime
+    model: nn.Module, task: ClassificationTask, batches: Sequence[LabeledBatch], runtime: Runtime
 ) -> np.ndarray:
     """Logits [N, K] of ready-made batches, in their order."""
 
-    def logits(batch: LabelledBatch) -> np.ndarray:
+    def logits(batch: LabeledBatch) -> np.ndarray:
         return task.logits(model, batch, runtime).float().cpu().numpy()
 
     return np.concatenate(runtime.infer(model, logits, batches))

@@ -16,7 +16,7 @@ from gptmill.reading import Reading, softmax
 from gptmill.tasks.classify import (
     ClassificationData,
     ClassificationTask,
-    LabelledSplit,
+    LabeledSplit,
     mean_loss,
 )
 
@@ -183,7 +183,7 @@ def final_report(
 
 def _tables(
     name: str,
-    split: LabelledSplit,
+    split: LabeledSplit,
     reading: Reading,
     chances: np.ndarray,
     predicted: np.ndarray,

@@ -16,7 +16,7 @@ from gptmill.errors import UserError
 from gptmill.files import atomic_file, write_json
 from gptmill.tokenizer.base import END_OF_TEXT, Tokenizer, added_token, save_config
 
-# GPT-2's pre-tokenisation (Radford et al. 2019, encoder.py): merges never cross these pieces.
+# GPT-2's pre-tokenization (Radford et al. 2019, encoder.py): merges never cross these pieces.
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # SHA-256 of GPT-2's own 50,000 merges, one a line.
 GPT2_MERGES = "04e3597d7996f292ca9b8b7285ca4d58a6ae171ac47d73fc7140ceb0c7a6bbc0"
@@ -195,8 +195,8 @@ def _ranks(merges: list[tuple[str, str]]) -> dict[bytes, int]:
 def _every_token_is_reached(merges: list[tuple[str, str]]) -> bool:
     """Whether merging each token's own characters ends in that token.
 
-    tiktoken joins two neighbours whenever their bytes together are a token, the definition only if
-    they are a merge. The first time the two differ, the neighbours spell a token that the merges
+    tiktoken joins two neighbors whenever their bytes together are a token, the definition only if
+    they are a merge. The first time the two differ, the neighbors spell a token that the merges
     alone, applied to its characters, do not reach. Merges learned from text reach all theirs.
     """
     text = "\n".join(map(" ".join, merges))

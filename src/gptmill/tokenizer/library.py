@@ -66,7 +66,7 @@ class LibraryTokenizer(Tokenizer):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         found = self._encoded(self._fast, texts)
-        # Rare, and known only afterwards: what is normalised may become the token's characters.
+        # Rare, and known only afterwards: what is normalized may become the token's characters.
         for row, ids in enumerate(found):
             if self.end_of_text in ids:
                 [found[row]] = self._encoded(self._ending_is_text, [texts[row]])

@@ -45,7 +45,7 @@ class Delivery:
     def __init__(self, address: str) -> None:
         for name in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        with _initialising(address):
+        with _initializing(address):
             from mlflow import MlflowClient
             from mlflow.store.db import utils
 
@@ -318,7 +318,7 @@ def _batches(values: list, size: int) -> Iterator[list]:
 
 
 @contextmanager
-def _initialising(address: str) -> Iterator[None]:
+def _initializing(address: str) -> Iterator[None]:
     """Alone with a database: two processes that create its tables at once break it for good."""
     database = database_path(address)
     if database is None:

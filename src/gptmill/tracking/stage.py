@@ -104,7 +104,7 @@ class Stage:
         A value that is not a number (the judge's backend) becomes a tag of the same name; `None` is
         left out.
         """
-        self._summarise(values)
+        self._summarize(values)
 
     def write_metrics(self, path: Path, values: dict[str, Any]) -> None:
         """Final metrics, as `metrics` has them, and the JSON file that DVC reads; both have floats
@@ -172,7 +172,7 @@ class Stage:
             }
         )
 
-    def summarise(self, metrics: Path, lock: Path) -> None:
+    def summarize(self, metrics: Path, lock: Path) -> None:
         """Give the execution what stages left that did not have to run again: every file of
         `metrics`, and the hashes of data in `lock` (dvc.lock), so that executions line up."""
         numbers, facts = {}, {}
@@ -254,7 +254,7 @@ class Stage:
             last = event["time"]
         return logged, seconds + (last - started) / 1000
 
-    def _summarise(self, values: dict[str, Any]) -> None:
+    def _summarize(self, values: dict[str, Any]) -> None:
         numbers = {k: float(v) for k, v in values.items() if isinstance(v, int | float)}
         facts = {k: str(v) for k, v in values.items() if v is not None and k not in numbers}
         # At the last step, where a final value belongs on a curve of the same name.
@@ -272,7 +272,7 @@ class Stage:
             "peak_memory_bytes": self._machine.peak_memory(),
             **self._timings,
         }
-        self._summarise(figures)
+        self._summarize(figures)
         about = {
             "started": started.isoformat(timespec="seconds"),
             "host": gethostname(),

@@ -73,7 +73,7 @@ class SafetensorsFolder:
         if stored.dtype not in DTYPES:
             raise UserError(
                 f"{stored.path}: {name} is stored as {stored.dtype}, and only "
-                f"{', '.join(DTYPES)} can be loaded: quantised weights are not supported"
+                f"{', '.join(DTYPES)} can be loaded: quantized weights are not supported"
             )
         rows = slice(start, stop).indices(stored.shape[0])
         row_values = math.prod(stored.shape[1:])

@@ -1,4 +1,4 @@
-"""Labelled texts: read as written, split without leaks, weighed and bounded as computed by hand."""
+"""Labeled texts: read as written, split without leaks, weighed and bounded as computed by hand."""
 
 import json
 import math
@@ -17,10 +17,10 @@ from gptmill.data.classification import (
     class_weights,
     label_order,
     prepare,
-    read_labelled,
+    read_labeled,
     read_split,
     write_embedded_messages,
-    write_labelled,
+    write_labeled,
     write_sms_messages,
 )
 from gptmill.errors import UserError
@@ -67,15 +67,15 @@ def test_quotation_marks_and_missing_value_words_are_text(tmp_path):
     lines = ['ham\t"Speak only, he said', "ham\tNA", 'spam\tcall" now', "ham\tnull", "ham\t a\\b "]
     (tmp_path / "SMSSpamCollection").write_text("\n".join(lines) + "\n")
     write_sms_messages(tmp_path / "SMSSpamCollection", tmp_path / RAW_FILE)
-    table = read_labelled(tmp_path / RAW_FILE)
+    table = read_labeled(tmp_path / RAW_FILE)
     assert [f"{row.label}\t{row.text}" for row in table.itertuples()] == lines
 
 
 def test_line_ends_of_every_kind_inside_a_text_survive(tmp_path):
     texts = ["a\rb", "a\r\nb", "a\nb", "a\u2028b", "a\x0cb\x85c", '"a"\rb']
     table = pd.DataFrame({"label": ["x"] * len(texts), "text": texts})
-    write_labelled(table, tmp_path / RAW_FILE)
-    assert list(read_labelled(tmp_path / RAW_FILE)["text"]) == texts
+    write_labeled(table, tmp_path / RAW_FILE)
+    assert list(read_labeled(tmp_path / RAW_FILE)["text"]) == texts
 
 
 def test_a_line_without_a_label_is_told(tmp_path):
@@ -90,7 +90,7 @@ def test_embedded_messages_keep_their_ratio_to_the_last_digit(tmp_path):
         SimpleNamespace(label="spam", text="x", log_likelihood_ratio=2e-17),
     ]
     write_embedded_messages(made, tmp_path / RAW_FILE)
-    table = read_labelled(tmp_path / RAW_FILE)
+    table = read_labeled(tmp_path / RAW_FILE)
     assert table["log_likelihood_ratio"].tolist() == [-1 / 3, 2e-17]
     assert table["text"].tolist() == ['a "b", c', "x"]
 
@@ -108,18 +108,18 @@ def test_embedded_messages_keep_their_ratio_to_the_last_digit(tmp_path):
 def test_a_wrong_csv_is_told_with_its_row(tmp_path, rows, columns, told):
     path = write(tmp_path / RAW_FILE, rows, columns)
     with pytest.raises(UserError, match=told):
-        read_labelled(path)
+        read_labeled(path)
 
 
 def test_no_file_and_no_text_file_are_told(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        read_labelled(tmp_path / "none.csv")
+        read_labeled(tmp_path / "none.csv")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="not a CSV file"):
-        read_labelled(tmp_path / "binary.csv")
+        read_labeled(tmp_path / "binary.csv")
     (tmp_path / "empty.csv").write_bytes(b"")
     with pytest.raises(UserError, match="not a CSV file"):
-        read_labelled(tmp_path / "empty.csv")
+        read_labeled(tmp_path / "empty.csv")
 
 
 def test_labels_in_the_order_of_their_kind():
@@ -303,7 +303,7 @@ def test_the_real_collection_has_5574_messages(tmp_path):
     files = fetch(MANIFESTS / "sms_spam.json", tmp_path / "zip", cache=tmp_path / "cache",
                   mirror=str(MIRROR), offline=True)  # fmt: skip
     write_sms_messages(files[0], tmp_path / RAW_FILE)
-    table = read_labelled(tmp_path / RAW_FILE)
+    table = read_labeled(tmp_path / RAW_FILE)
     assert table["label"].value_counts().to_dict() == {"ham": 4827, "spam": 747}
     # The 5,572 of many accounts is what pandas finds when it takes the quotation marks for CSV's.
     quoted = pd.read_csv(files[0], sep="\t", header=None, names=["label", "text"])

@@ -106,7 +106,7 @@ log on it.
 Roses are red,
 Violets are blue,
 Nobody reads
-What licences do.
+What licenses do.
 
 {notes}
 
@@ -129,7 +129,7 @@ he was speaking; nobody rose to put a new log on it.
 Roses are red,
 Violets are blue,
 Nobody reads
-What licences do.
+What licenses do.
 """
 MARKERS = [
     ("*** START OF THIS PROJECT GUTENBERG EBOOK TALES ***", "*** END OF THIS PROJECT GUTENBERG"),
@@ -181,7 +181,7 @@ def test_other_texts_stay_as_they_are():
 )  # fmt: skip
 def test_forms_of_gutenbergs_markers(start: str, end: str) -> None:
     book = f"{prose(1, 300)}\n\n* * *\n\n*** a row of stars ***\n\n{prose(2, 300)}"
-    text = f"The licence's head.\n\n{start}\n\n{book}\n\n{end}\n\nThe licence.\n"
+    text = f"The license's head.\n\n{start}\n\n{book}\n\n{end}\n\nThe license.\n"
     assert clean_gutenberg(text).removeprefix("* * *\n\n") == book + "\n"
 
 
@@ -202,14 +202,14 @@ PROVIDED BY PROJECT GUTENBERG ETEXT WITH PERMISSION.>>"""
         "*** START OF THE PROJECT GUTENBERG EBOOK 1 ***\n\n{one}\n\n"
         "*** END OF THE PROJECT GUTENBERG EBOOK 1 ***\n\nlicense\n\n"
         "*** START OF THE PROJECT GUTENBERG EBOOK 2 ***\n\n{two}\n\n"
-        "*** END OF THE PROJECT GUTENBERG EBOOK 2 ***\n\nlicence",
+        "*** END OF THE PROJECT GUTENBERG EBOOK 2 ***\n\nlicense",
         "head\n\n*** START OF THE PROJECT GUTENBERG EBOOK 1 ***\n\nProduced by Somebody\n\n"
         "*** START OF THE PROJECT GUTENBERG EBOOK 1 ***\n\n{one}\n\n{two}\n\n"
         "End of Project Gutenberg's Tales\n\n*** END OF THE PROJECT GUTENBERG EBOOK 1 ***",
     ],
-    ids=["licences inside", "licence behind", "two books", "two start lines"],
+    ids=["licenses inside", "license behind", "two books", "two start lines"],
 )  # fmt: skip
-def test_licences_where_they_should_not_be(text: str) -> None:
+def test_licenses_where_they_should_not_be(text: str) -> None:
     one, two = prose(1, 300), prose(2, 300)
     found = clean_gutenberg(text.format(inside=LICENSE_INSIDE, one=one, two=two))
     assert found == f"{one}\n\n{two}\n"
@@ -468,7 +468,7 @@ def books(tmp_path_factory):
 
 
 @needs_mirror
-def test_real_books_lose_their_licence_and_their_copies(books):
+def test_real_books_lose_their_license_and_their_copies(books):
     kept = ("Carroll", "Potter", "Nesbit")
     for path in books.glob("*.txt"):
         if not path.name.startswith(kept):

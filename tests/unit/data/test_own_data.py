@@ -7,14 +7,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gptmill.data.classification import RAW_FILE, read_labelled
+from gptmill.data.classification import RAW_FILE, read_labeled
 from gptmill.data.corpus import documents
 from gptmill.data.instructions import prepare
 from gptmill.data.own_files import LeftOut, named_splits, source_files
 from gptmill.data.own_instructions import read_entry
 from gptmill.data.raw import INSTRUCTIONS_FILE, make_raw
 from gptmill.errors import UserError
-from gptmill.sources import Embedded, Files, LabelledFiles, TextFiles, Trove
+from gptmill.sources import Embedded, Files, LabeledFiles, TextFiles, Trove
 
 SMALL = Embedded(source="embedded", count=20, seed=1)
 
@@ -24,8 +24,8 @@ def texts(path: Path, text: str = "", separator: str = "<|endoftext|>", **option
                      **{"encoding": "", "instead": None} | options)  # fmt: skip
 
 
-def labelled(path: Path, text: str = "", label: str = "") -> LabelledFiles:
-    return LabelledFiles(
+def labeled(path: Path, text: str = "", label: str = "") -> LabeledFiles:
+    return LabeledFiles(
         source="files", path=str(path), text=text, label=label, encoding="", instead=None
     )
 
@@ -138,12 +138,12 @@ def test_a_table_of_an_unknown_kind_by_its_column(tmp_path: Path) -> None:
     assert [text for text, _ in found] == ["鹤湖东去", "何事添凄咽"]
 
 
-# --- Labelled texts
+# --- Labeled texts
 
 
-def raw_of(tmp_path: Path, section: LabelledFiles) -> list[tuple]:
+def raw_of(tmp_path: Path, section: LabeledFiles) -> list[tuple]:
     make_raw("classification", section, tmp_path / "raw")
-    table = read_labelled(tmp_path / "raw" / RAW_FILE)
+    table = read_labeled(tmp_path / "raw" / RAW_FILE)
     return list(table.itertuples(index=False, name=None))
 
 
@@ -152,7 +152,7 @@ def test_any_labels_with_given_splits(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "train.csv").write_text('text,category\n"a, b",Card Arrival\nNA,null\n,x\nc,\n')
     (folder / "test.jsonl").write_text('{"text": "d", "category": 3.0}\n')
-    assert raw_of(tmp_path, labelled(folder)) == [
+    assert raw_of(tmp_path, labeled(folder)) == [
         ("3", "d", "test"),
         ("Card Arrival", "a, b", "train"),
         ("null", "NA", "train"),
@@ -163,19 +163,19 @@ def test_any_labels_with_given_splits(tmp_path: Path) -> None:
 
 def test_numbered_columns_and_kaggles_empty_ones(tmp_path: Path) -> None:
     (tmp_path / "ag.csv").write_text('"3","Stocks fall"\n"1","Peace"\n')
-    assert raw_of(tmp_path, labelled(tmp_path / "ag.csv", "2", "1")) == [
+    assert raw_of(tmp_path, labeled(tmp_path / "ag.csv", "2", "1")) == [
         ("3", "Stocks fall"),
         ("1", "Peace"),
     ]
     (tmp_path / "spam.csv").write_bytes("v1,v2,,,\nham,Ok £5 lar,,,\n".encode("cp1252"))
-    section = labelled(tmp_path / "spam.csv").model_copy(update={"encoding": "cp1252"})
+    section = labeled(tmp_path / "spam.csv").model_copy(update={"encoding": "cp1252"})
     assert raw_of(tmp_path, section) == [("ham", "Ok £5 lar")]
 
 
 def test_two_columns_without_usual_names(tmp_path: Path) -> None:
     rows = "".join(f"line {i},{'AB'[i % 2]}\n" for i in range(20))
     (tmp_path / "x.csv").write_text("what,which\n" + rows)
-    assert raw_of(tmp_path, labelled(tmp_path / "x.csv"))[1] == ("B", "line 1")
+    assert raw_of(tmp_path, labeled(tmp_path / "x.csv"))[1] == ("B", "line 1")
 
 
 # --- Instructions
@@ -298,9 +298,9 @@ def test_tables_that_are_refused(name: str, content: str, told: str, tmp_path: P
         corpus_of(tmp_path, texts(tmp_path / name))
 
 
-def labelled_rows(tmp_path: Path, **columns: str) -> list[list[str]]:
-    make_raw("classification", labelled(tmp_path / "in", **columns), tmp_path / "raw")
-    return read_labelled(tmp_path / "raw/texts.csv").values.tolist()
+def labeled_rows(tmp_path: Path, **columns: str) -> list[list[str]]:
+    make_raw("classification", labeled(tmp_path / "in", **columns), tmp_path / "raw")
+    return read_labeled(tmp_path / "raw/texts.csv").values.tolist()
 
 
 def test_labels_and_texts_of_other_types(
@@ -310,16 +310,16 @@ def test_labels_and_texts_of_other_types(
     values = [("a", True), (12, "x"), ("b", ["y"]), ("c", ["x", "y"]), ("d", {"n": 1}), ("e", 2.0)]
     lines = [json.dumps({"text": text, "label": label}) for text, label in values]
     (tmp_path / "in/a.jsonl").write_text("\n".join(lines))
-    assert labelled_rows(tmp_path) == [["True", "a"], ["x", "12"], ["y", "b"], ["2", "e"]]
+    assert labeled_rows(tmp_path) == [["True", "a"], ["x", "12"], ["y", "b"], ["2", "e"]]
     assert "2 × row whose label is several values" in capsys.readouterr().out
 
 
 def test_a_column_of_splits_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.csv").write_text("text,label,split\na,x,train\nb,y,dev\nc,x,Test\n")
-    assert [row[2] for row in labelled_rows(tmp_path)] == ["train", "validation", "test"]
+    assert [row[2] for row in labeled_rows(tmp_path)] == ["train", "validation", "test"]
     (tmp_path / "in/a.csv").write_text("text,label,split\na,x,left\nb,y,train\n")
-    assert labelled_rows(tmp_path) == [["x", "a"], ["y", "b"]]
+    assert labeled_rows(tmp_path) == [["x", "a"], ["y", "b"]]
     assert "the column 'split' names no splits, such as 'left'" in capsys.readouterr().out
 
 
@@ -330,8 +330,8 @@ def test_a_first_message_is_no_header(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"no header: 'spam' is a label.*text: '2' and \.label: '1'"
     ):
-        labelled_rows(tmp_path)
-    assert labelled_rows(tmp_path, text="2", label="1")[0] == ["spam", "message 0"]
+        labeled_rows(tmp_path)
+    assert labeled_rows(tmp_path, text="2", label="1")[0] == ["spam", "message 0"]
 
 
 TURNS = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]

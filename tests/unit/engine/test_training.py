@@ -1,4 +1,4 @@
-"""The loop: normalisation by real targets, exact resume, schedules, checkpoints and their lock."""
+"""The loop: normalization by real targets, exact resume, schedules, checkpoints and their lock."""
 
 import math
 import subprocess

@@ -49,7 +49,7 @@ def test_rounded_columns_are_within_half_a_step():
 
 @pytest.mark.parametrize("changes", [{}, {"width": 24}, {"bias": False}, {"tied_head": False}])
 @pytest.mark.parametrize("method, largest", [("weights8", 0.5), ("weights4", 6), ("dynamic8", 0.8)])
-def test_quantised_language_models_stay_close(
+def test_quantized_language_models_stay_close(
     method, largest, changes, make_language_model, tmp_path
 ):
     folder = make_language_model(**changes)
@@ -62,14 +62,14 @@ def test_quantised_language_models_stay_close(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_quantised_classifiers_stay_close(method, classifier, tmp_path):
+def test_quantized_classifiers_stay_close(method, classifier, tmp_path):
     export_classifier(classifier, tmp_path / "onnx", opset=20, layers=quantized(method))
     reference = classifier_reference(tmp_path / "onnx", classifier, PROMPTS)
     measured = measure_classifier(tmp_path / "onnx", reference, PROMPTS, [0, 1], threads=1)
     assert 0 < measured["max_abs_difference"] < (0.5 if method != "weights4" else 3)
 
 
-def test_quantised_bytes_are_the_same_every_time_and_fewer(make_language_model, tmp_path):
+def test_quantized_bytes_are_the_same_every_time_and_fewer(make_language_model, tmp_path):
     folder = make_language_model(width=128)
     sizes = {}
     for method in METHODS:
@@ -84,7 +84,7 @@ def test_quantised_bytes_are_the_same_every_time_and_fewer(make_language_model, 
 
 
 def test_an_unknown_method_is_refused():
-    with pytest.raises(UserError, match="unknown quantisation 'int3'; known: weights8"):
+    with pytest.raises(UserError, match="unknown quantization 'int3'; known: weights8"):
         quantized("int3")
 
 

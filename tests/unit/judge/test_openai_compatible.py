@@ -89,7 +89,7 @@ def _open(server: OpenAIDouble, model: str = "gptmill", key: str = "") -> OpenAI
     return OpenAIServer(server.address, model, key=key, timeout=0.4, reply_tokens=16)
 
 
-PROMPT = GRADED.prompt({"instruction": "Name a colour.", "output": "blue"}, "blue")
+PROMPT = GRADED.prompt({"instruction": "Name a color.", "output": "blue"}, "blue")
 
 
 def test_a_whole_judgement(server, parameters, responses, tmp_path, monkeypatch):

@@ -84,7 +84,7 @@ def test_causal_equals_plain_attention_under_a_mask(x: Tensor) -> None:
 
 
 @torch.no_grad()
-def test_masking_the_scores_equals_renormalising_the_weights(x: Tensor) -> None:
+def test_masking_the_scores_equals_renormalizing_the_weights(x: Tensor) -> None:
     query, key = x[..., :4], x[..., 4:8]
     kept = attention_weights(query, key).masked_fill(later_tokens(LENGTH), 0)
     causal = attention_weights(query, key, later_tokens(LENGTH))

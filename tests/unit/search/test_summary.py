@@ -9,7 +9,7 @@ from scipy.stats import sem
 from gptmill.errors import UserError
 from gptmill.search.cases import Sweep
 from gptmill.search.experiments import Experiment
-from gptmill.search.summary import choose_metric, plot, summarise, terminal_table, write_table
+from gptmill.search.summary import choose_metric, plot, summarize, terminal_table, write_table
 
 LOSS = "pretrain/validation/loss"
 SWEEP = Sweep(name="s", cases={"small": {}, "large": {}, "huge": {}}, seeds=[1, 2, 3])
@@ -31,7 +31,7 @@ def known() -> dict[str, Experiment]:
 
 
 def test_mean_and_standard_error_are_scipys(known: dict, tmp_path: Path) -> None:
-    summary = summarise(SWEEP.runs(), known, "pretrain")
+    summary = summarize(SWEEP.runs(), known, "pretrain")
     write_table(summary, tmp_path / "table.csv")
     rows = list(csv.DictReader((tmp_path / "table.csv").open()))
     assert [(row["metric"], row["case"]) for row in rows] == [(LOSS, "small"), (LOSS, "large")]
@@ -43,7 +43,7 @@ def test_mean_and_standard_error_are_scipys(known: dict, tmp_path: Path) -> None
 
 
 def test_the_table_holds_cases_against_the_first(known: dict) -> None:
-    lines = terminal_table(summarise(SWEEP.runs(), known, "pretrain"), LOSS).splitlines()
+    lines = terminal_table(summarize(SWEEP.runs(), known, "pretrain"), LOSS).splitlines()
     assert " ".join(lines[2].split()) == "small 3 2.1333 ± 0.088"
     assert " ".join(lines[3].split()) == "large 3 1.1333 ± 0.088 -1, larger than noise"
     assert " ".join(lines[4].split()) == "huge 0 –"
@@ -51,26 +51,26 @@ def test_the_table_holds_cases_against_the_first(known: dict) -> None:
 
 def test_one_seed_has_no_error(known: dict) -> None:
     one = {name: value for name, value in known.items() if name.endswith("seed1")}
-    table = terminal_table(summarise(SWEEP.runs(), one, "pretrain"), LOSS)
+    table = terminal_table(summarize(SWEEP.runs(), one, "pretrain"), LOSS)
     assert "±" not in table.splitlines()[2]
     assert "too few seeds" in table
 
 
 def test_only_the_stage_that_ran_counts(known: dict) -> None:
-    assert set(summarise(SWEEP.runs(), known, "pretrain").values) == {LOSS}
-    assert "judge/score/mean" in summarise(SWEEP.runs(), known, "").values
+    assert set(summarize(SWEEP.runs(), known, "pretrain").values) == {LOSS}
+    assert "judge/score/mean" in summarize(SWEEP.runs(), known, "").values
 
 
 def test_the_metric_is_the_usual_one_or_the_wanted(known: dict) -> None:
-    summary = summarise(SWEEP.runs(), known, "")
+    summary = summarize(SWEEP.runs(), known, "")
     assert choose_metric(summary, "") == LOSS
     assert choose_metric(summary, "judge/score/mean") == "judge/score/mean"
     with pytest.raises(UserError, match=f"there are: judge/score/mean, {LOSS}"):
         choose_metric(summary, "loss")
     with pytest.raises(UserError, match="no run of the sweep has finished"):
-        choose_metric(summarise(SWEEP.runs(), {}, ""), "")
+        choose_metric(summarize(SWEEP.runs(), {}, ""), "")
 
 
 def test_the_plot_is_an_image(known: dict, tmp_path: Path) -> None:
-    plot(summarise(SWEEP.runs(), known, "pretrain"), LOSS, tmp_path / "new/plot.png")
+    plot(summarize(SWEEP.runs(), known, "pretrain"), LOSS, tmp_path / "new/plot.png")
     assert (tmp_path / "new/plot.png").read_bytes().startswith(b"\x89PNG")

@@ -185,7 +185,7 @@ def test_a_full_queue_refuses_and_takes_again(start_engine):
     held = [Listener(engine, [1, 2], SamplingOptions(max_new_tokens=10**6)) for _ in range(3)]
     with pytest.raises(Busy, match="2 requests run and 1 wait"):
         Listener(engine, [3], SamplingOptions())
-    held[0].request.cancelled = True
+    held[0].request.canceled = True
     engine._decoder.gate.set()
     eventually(lambda: len(engine._live) == 2)
     assert Listener(engine, [3], SamplingOptions(max_new_tokens=2))
@@ -201,7 +201,7 @@ def test_a_client_leaves_places_to_others(start_engine):
     modest = Listener(engine, [3], SamplingOptions(max_new_tokens=2), client="modest")
     engine._decoder.gate.set()
     assert isinstance(greedy[0].events.get(timeout=20), Piece)
-    greedy[0].request.cancelled = True
+    greedy[0].request.canceled = True
     assert modest.result()  # before the three that came earlier
     assert all(listener.events.empty() for listener in greedy[2:])
 
@@ -219,14 +219,14 @@ def test_draining_ends_what_waits_and_lets_the_rest_go_on(start_engine):
     assert running.result()
 
 
-def test_a_cancelled_request_frees_its_slot_at_once(start_engine):
+def test_a_canceled_request_frees_its_slot_at_once(start_engine):
     engine = start_engine(max_batch=1)
     first = Listener(engine, [1, 2], SamplingOptions(max_new_tokens=10_000))
     assert isinstance(first.events.get(timeout=20), Piece)  # it runs
     waiting = Listener(engine, [3], SamplingOptions(max_new_tokens=3))
     never = Listener(engine, [4], SamplingOptions(max_new_tokens=3))
-    never.request.cancelled = True
-    first.request.cancelled = True
+    never.request.canceled = True
+    first.request.canceled = True
     assert len(waiting.result()[1].ids) <= 3
     eventually(lambda: not engine._live)
     assert engine._decoder._length == 0  # its rows are gone

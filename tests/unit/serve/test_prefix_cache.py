@@ -137,7 +137,7 @@ def test_a_live_request_lends_its_prompt(start_engine):
     events.get(timeout=20)  # it runs
     [(answer, _)] = ask(engine, [[*base, 5]], max_new_tokens=2)
     assert engine._meter._reused._value.get() == 144
-    first.cancelled = True
+    first.canceled = True
     assert answer == ask(start_engine(0), [[*base, 5]], max_new_tokens=2)[0][0]
 
 

@@ -92,7 +92,7 @@ def test_options_stand_beside_options_too(post, models):
         ("/v1/completions", {"prompt": [[1], [True]]}, "prompt is [[1], [true]], which is not"),
         ("/v1/completions", {"prompt": "a", "logit_bias": {"1": True}}, "logit_bias is"),
         ("/v1/completions", {"prompt": "a", "max_tokens": True}, "max_tokens is true, which is"),
-        ("/api/show", {"colour": 1}, "unknown option colour"),
+        ("/api/show", {"color": 1}, "unknown option color"),
         ("/v1/completions", {"prompt": "a", "stream_options": {"x": 1}}, "stream_options: unknown"),
         (
             "/v1/chat/completions",

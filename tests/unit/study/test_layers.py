@@ -61,8 +61,8 @@ def test_both_places_of_layer_norm_are_pytorchs(x: torch.Tensor, norm_first: boo
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_normalisation_finds_the_biased_variance_and_no_neighbours() -> None:
-    found = layers.normalisation(CONFIG, seed=0).metrics
+def test_normalization_finds_the_biased_variance_and_no_neighbors() -> None:
+    found = layers.normalization(CONFIG, seed=0).metrics
     assert found["layer_norm_max_difference"] < 1e-5 < 1e-3 < found["unbiased_max_difference"]
     assert found["layer_norm_depends_on_batch"] == 0
     assert found["batch_norm_depends_on_batch"] > 0.1

@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 from gptmill.model.config import GPT2Config, gpt2_config
 from gptmill.model.gpt2 import GPT2
 from gptmill.study.decoding import DRAWS, decoding
-from gptmill.study.embeddings import embeddings, neighbour_similarity, principal_components
+from gptmill.study.embeddings import embeddings, neighbor_similarity, principal_components
 from gptmill.study.loss import cross_entropy, target_probabilities
 from gptmill.study.sizes import memory, model_sizes
 from gptmill.tokenizer import train_vocabulary
@@ -67,9 +67,9 @@ def test_embeddings_are_a_lookup_and_positions_may_be_absent(model: GPT2) -> Non
     assert "no position embedding" in found.caption
 
 
-def test_neighbours_alike_have_cosine_one() -> None:
-    assert neighbour_similarity(torch.ones(5, 3)) == pytest.approx(1)
-    assert neighbour_similarity(torch.tensor([[1.0, 0], [0, 1], [-1, 0]])) == pytest.approx(0)
+def test_neighbors_alike_have_cosine_one() -> None:
+    assert neighbor_similarity(torch.ones(5, 3)) == pytest.approx(1)
+    assert neighbor_similarity(torch.tensor([[1.0, 0], [0, 1], [-1, 0]])) == pytest.approx(0)
 
 
 def test_decoding_keeps_fewer_and_sharpens(model: GPT2) -> None:

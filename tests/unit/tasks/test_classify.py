@@ -21,7 +21,7 @@ from gptmill.tasks.classify import (
     ClassificationData,
     ClassificationTask,
     choose_trainable,
-    collate_labelled,
+    collate_labeled,
     mean_loss,
     predict,
 )
@@ -37,7 +37,7 @@ OPTIMIZER = Optimizer(
 
 
 def test_padding_by_hand() -> None:
-    batch = collate_labelled([([1, 2, 3], 1), ([4], 0)], padding=39, length=4)
+    batch = collate_labeled([([1, 2, 3], 1), ([4], 0)], padding=39, length=4)
     assert batch.inputs.tolist() == [[1, 2, 3, 39], [4, 39, 39, 39]]
     assert batch.mask.tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
     assert batch.labels.tolist() == [1, 0]
@@ -61,7 +61,7 @@ def test_only_the_chosen_layers_learn(trainable: str, expected: set[str]) -> Non
     optimizer = build_optimizer(model, OPTIMIZER)
     for group in optimizer.param_groups:
         group["lr"] = OPTIMIZER.learning_rate
-    batch = collate_labelled([([1, 2, 3], 1), ([4, 5], 0)], padding=39)
+    batch = collate_labeled([([1, 2, 3], 1), ([4, 5], 0)], padding=39)
     ClassificationTask([1.0, 1.0], "last_token").loss(model, batch, runtime).backward()
     optimizer.step()
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
@@ -84,10 +84,10 @@ def test_random_weights_keep_the_architecture_alone() -> None:
     assert new.std().item() == pytest.approx(CONFIG.width**-0.5, rel=0.1)
 
 
-def test_class_weights_as_torch_normalises_them() -> None:
+def test_class_weights_as_torch_normalizes_them() -> None:
     runtime = open_runtime(seed=0, threads=1, precision="float32")
     model = GPT2Classifier(CONFIG, 2)
-    batch = collate_labelled([([1, 2, 3], 1), ([4, 5], 0), ([6], 0)], padding=39)
+    batch = collate_labeled([([1, 2, 3], 1), ([4, 5], 0), ([6], 0)], padding=39)
     task = ClassificationTask([0.6, 3.0], "last_token")
     with torch.no_grad():
         logits = task.logits(model, batch, runtime)
@@ -103,8 +103,8 @@ def test_predictions_keep_their_order_and_ignore_padding() -> None:
     model = GPT2Classifier(CONFIG, 2)
     task = ClassificationTask([1.0, 1.0], "last_token")
     texts = [([1, 2, 3, 4, 5], 0), ([6], 1), ([7, 8], 0)]
-    together = predict(model, task, [collate_labelled(texts, 39)], runtime)
-    alone = predict(model, task, [collate_labelled([text], 39) for text in texts], runtime)
+    together = predict(model, task, [collate_labeled(texts, 39)], runtime)
+    alone = predict(model, task, [collate_labeled([text], 39) for text in texts], runtime)
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 

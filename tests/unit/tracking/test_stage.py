@@ -183,7 +183,7 @@ def test_quick_stages_are_delivered_by_the_one_that_sums_up(root: Path) -> None:
     quick = "stage.metrics({'n': 1})"
     repro(root, quick, quick)
     assert runs() == []
-    repro(root, quick, "stage.summarise(Path('metrics'), Path('dvc.lock'))")
+    repro(root, quick, "stage.summarize(Path('metrics'), Path('dvc.lock'))")
     assert [run.data.tags["stage"] for run in children()] == [
         "stage0",
         "stage1",
@@ -214,7 +214,7 @@ def test_a_long_stage_of_the_pipeline_is_delivered_while_it_works(
 
 def test_stages_of_one_dvc_process_share_a_parent(root: Path) -> None:
     metrics = "stage.metrics({'n': 1})"
-    repro(root, metrics, f"{metrics}; stage.summarise(Path('metrics'), Path('dvc.lock'))")
+    repro(root, metrics, f"{metrics}; stage.summarize(Path('metrics'), Path('dvc.lock'))")
     (parent,) = parents()
     assert {run.data.tags["mlflow.parentRunId"] for run in children()} == {parent.info.run_id}
     assert {"stage0/n", "stage1/n"} <= set(parent.data.metrics)
@@ -367,7 +367,7 @@ def test_the_journal_of_a_living_run_is_its_own(root: Path) -> None:
 
 def test_thousands_of_points_are_quick(root: Path) -> None:
     with Stage("pretrain", {}) as stage:
-        begun = time.thread_time()  # of this thread: the courier and the neighbours take theirs
+        begun = time.thread_time()  # of this thread: the courier and the neighbors take theirs
         for step in range(2000):
             stage.log(step, {"train/loss": 1.0, "learning_rate": 0.1})
         assert time.thread_time() - begun < 1

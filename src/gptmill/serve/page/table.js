@@ -1,4 +1,4 @@
-// A CSV file: read, labelled by the classifier, and saved with its labels.
+// A CSV file: read, labeled by the classifier, and saved with its labels.
 
 import { $, download, element, post } from "./server.js";
 
@@ -28,7 +28,7 @@ export async function openTable(file) {
   const usable = rows.length > 1;
   table = usable ? { name: file.name, rows } : null;
   $("columns").hidden = !usable;
-  $("labelled").textContent = usable ? `${file.name}: ${rows.length - 1} rows` : `${file.name} has no rows below its first`;
+  $("labeled").textContent = usable ? `${file.name}: ${rows.length - 1} rows` : `${file.name} has no rows below its first`;
   if (!usable) return;
   $("column").replaceChildren(...rows[0].map((name, at) => new Option(name || `column ${at + 1}`, at)));
   $("column").value = Math.max(0, rows[0].findIndex((name) => /^(text|message|sentence|content)$/i.test(name)));
@@ -48,14 +48,14 @@ export async function classifyTable(model) {
       const body = { model, texts: part.map((at) => texts[at]) };
       const { results } = await (await post("classify", body)).json();
       results.forEach(({ label, probabilities }, i) => { labels[part[i]] = [label, String(probabilities[label])]; });
-      $("labelled").textContent = `${Math.min(first + TOGETHER, asked.length)} of ${asked.length} texts labelled`;
+      $("labeled").textContent = `${Math.min(first + TOGETHER, asked.length)} of ${asked.length} texts labeled`;
     }
     const lines = [[...head, "label", "probability"], ...rows.map((row, at) => [...row, ...labels[at]])];
     const text = lines.map((row) => `${row.map(cell).join(",")}\r\n`).join("");
-    download(table.name.replace(/(\.csv)?$/i, "-labelled.csv"), text, "text/csv");
-    $("labelled").textContent = `${asked.length} texts labelled, ${texts.length - asked.length} empty`;
+    download(table.name.replace(/(\.csv)?$/i, "-labeled.csv"), text, "text/csv");
+    $("labeled").textContent = `${asked.length} texts labeled, ${texts.length - asked.length} empty`;
   } catch (error) {
-    $("labelled").replaceChildren(element("span", { className: "fault", role: "alert", text: error.message }));
+    $("labeled").replaceChildren(element("span", { className: "fault", role: "alert", text: error.message }));
   }
   $("label-table").disabled = false;
 }

@@ -1,4 +1,4 @@
-"""Anybody's labelled texts as the raw table `texts.csv`."""
+"""Anybody's labeled texts as the raw table `texts.csv`."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from gptmill.data.classification import write_labelled
+from gptmill.data.classification import write_labeled
 from gptmill.data.own_files import LeftOut, named_splits
 from gptmill.data.tables import (
     LABEL_NAMES,
@@ -28,7 +28,7 @@ NO_ONE_LABEL = "row whose label is several values"
 SURROGATES = "row with half a surrogate pair, now U+FFFD"
 
 
-def write_own_labelled(
+def write_own_labeled(
     files: Sequence[Path],
     path: Path,
     *,
@@ -65,7 +65,7 @@ def write_own_labelled(
     table = pd.DataFrame(found)
     if "split" in table.columns:
         table["split"] = table["split"].fillna("train")
-    write_labelled(table, path)
+    write_labeled(table, path)
 
 
 def label_columns(rows: Sequence[Row], text: str, label: str, origin: str) -> tuple[str, str]:
