@@ -33,6 +33,11 @@ class UserError(Exception):
         super().__init__(without_credentials(message))
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of a library's error, or its name where it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
 def without_credentials(text: str) -> str:
     """The text as it may be printed, stored or sent.
 

@@ -18,7 +18,7 @@ def list_profiles() -> list[tuple[str, str]]:
     """Each profile's name and title, which is the first comment line of its file."""
     rows = []
     for path in sorted(PROFILES.glob("*.yaml")):
-        first = path.read_text(encoding="utf-8").splitlines()[0]
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
         rows.append((path.stem, first.removeprefix("#").strip()))
     return rows
 

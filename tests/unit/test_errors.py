@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from gptmill.errors import UserError, without_credentials
+from gptmill.errors import UserError, first_line, without_credentials
 
 
 @pytest.fixture(autouse=True)
@@ -65,3 +65,8 @@ def test_tracebacks_show_none() -> None:
     assert done.returncode == 1
     assert done.stderr.endswith("OSError: no answer from http://host\n")
     assert "Traceback" in done.stderr and "PLANTED" not in done.stderr
+
+
+def test_a_library_s_error_that_says_nothing_is_named() -> None:
+    assert first_line(ValueError("")) == "ValueError"
+    assert first_line(ValueError("one\ntwo")) == "one"

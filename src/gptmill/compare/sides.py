@@ -139,7 +139,9 @@ def _from_git(name: str, kind: str, commit: str) -> Side:
                 ["git", "archive", commit, "--", *listed], capture_output=True, check=True
             ).stdout
             with tarfile.open(fileobj=BytesIO(packed)) as archive:
-                archive.extractall(folder, filter="data")
+                # Before Python 3.11.4 there are no filters; the members are git's own.
+                archive.extraction_filter = getattr(tarfile, "data_filter", None)
+                archive.extractall(folder)
         return _from_folder(Path(folder), name, kind, code)
 
 

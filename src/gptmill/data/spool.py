@@ -154,7 +154,7 @@ def _read(task: _Task) -> _Found:
             ids.append(document.id)
             hashes.append(shingles)
             sizes.append(len(shingles))
-    _id_file(task.folder, task.number).write_text(json.dumps(ids), encoding="utf-8")
+    _id_file(task.folder, task.number).write_text(json.dumps(ids), encoding="utf-8", newline="\n")
     owners = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     return _Found(np.array(records, RECORD), np.concatenate(hashes), owners)
 

@@ -78,8 +78,9 @@ def write_index(decontamination: NGramsDecontFilter, addresses: list[str], colum
             words = decontamination.tokenizer.word_tokenize(simple)
             runs = map(" ".join, ngrams(words, config.n_grams))
             hashes.update(map(decontamination.hash_func, runs))
-    with decontamination.index_folder.open("held_out.index.hashes", mode="wb") as file:
-        file.write(np.array(sorted(hashes), config.hash_config.np_descr).tobytes())
+    data = np.array(sorted(hashes), config.hash_config.np_descr).tobytes()
+    decontamination.index_folder.makedirs("", exist_ok=True)
+    decontamination.index_folder.pipe_file("held_out.index.hashes", data)
 
 
 def _texts(folder: DataFolder, column: str) -> Any:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from gptmill.engine.parallel import checkpoint_blocks, fully_sharded
 from gptmill.engine.workers import ALONE, Workers
-from gptmill.errors import UserError
+from gptmill.errors import UserError, first_line
 from gptmill.model.products import linear
 from gptmill.params import Launch
 
@@ -255,8 +255,9 @@ def _device() -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"GPTMILL_DEVICE is '{name}', which is not a device: {reason}") from None
+        raise UserError(
+            f"GPTMILL_DEVICE is '{name}', which is not a device: {first_line(error)}"
+        ) from None
     there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
     if not there.get(device.type, lambda: True)():
         raise UserError(

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import ollama
 
-from gptmill.errors import UserError
+from gptmill.errors import UserError, first_line
 from gptmill.judge.reply import Prompt, Reply, ReplyFault, TransportFault
 
 PROBE_SECONDS = 2.0
@@ -76,7 +76,7 @@ class OllamaServer:
         except httpx.HTTPError as error:
             raise TransportFault("connection lost", str(error)) from None
         except ValueError as error:
-            raise TransportFault("malformed protocol", str(error).splitlines()[0]) from None
+            raise TransportFault("malformed protocol", first_line(error)) from None
         if last is None or not last.done:
             raise TransportFault("cut stream", f"it ended after {len(text)} characters")
         self._check_window(prompt, last.prompt_eval_count)

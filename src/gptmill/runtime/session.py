@@ -16,7 +16,7 @@ import onnxruntime as ort
 
 from gptmill.batching import batches_of_tokens, right_padded
 from gptmill.card import GENERATE, ModelCard
-from gptmill.errors import UserError
+from gptmill.errors import UserError, first_line
 from gptmill.generate.loop import Completion, generate, stream
 from gptmill.generate.sampling import SamplingOptions
 from gptmill.reading import mean_of_pieces
@@ -58,8 +58,7 @@ def open_session(
         model = mapped_model(path, output_of)
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # every failure is a class of its own, none documented
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} cannot be loaded, export it again: {reason}") from None
+        raise UserError(f"{path} cannot be loaded, export it again: {first_line(error)}") from None
 
 
 class OnnxDecoder:

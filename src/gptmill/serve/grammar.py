@@ -108,7 +108,7 @@ def probe(matcher: llguidance.LLMatcher, vocabulary_size: int) -> None:
 def check(matcher: llguidance.LLMatcher) -> None:
     """Raise what stopped a matcher, if anything did."""
     if matcher.is_error():
-        reason = matcher.get_error().partition("\n<state>")[0].splitlines()[0]
+        reason = matcher.get_error().partition("\n")[0]
         raise UserError(f"format is no JSON schema that can be enforced: {reason[:300]}")
 
 

@@ -43,7 +43,7 @@ def test_a_sound_sweep_passes() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cases": {"a": {"pretrain.optimizer.learning_rate": 1.0}}}, "did you mean 'pretrain.opt"),
+        ({"cases": {"a": {"pretrain.optimzer.learning_rate": 1.0}}}, "did you mean 'pretrain.opt"),
         ({"cases": {"a": {"pretrain.steps": "many"}}}, "case 'a'.*\n.*pretrain.steps"),
         ({"cases": {"a": {"pretrain.steps": 0}}}, "greater than or equal to 1"),
         ({"stage": "pretraining"}, "no stage 'pretraining'"),
