@@ -11,7 +11,7 @@ from gptmill.model.gpt2 import count_parameters
 from gptmill.params import load
 from gptmill.tasks.language_model import text_likelihood
 from gptmill.tokenizer import load_tokenizer
-from gptmill.tracking import Stage
+from gptmill.tracking import stage_of
 from gptmill.weights.folder import save_model
 from gptmill.weights.foundation import read_foundation
 from stages import run
@@ -21,8 +21,8 @@ def main(task: str, pretrained: Path, tokens: Path, output: Path, metrics: Path)
     parameters = load()
     section = getattr(parameters.load_gpt2, task)
     inputs = {"pretrained": pretrained, "tokens": tokens}
-    with Stage(f"load_gpt2_{task}", section.model_dump(), inputs) as stage:
-        runtime = open_runtime(**dict(parameters.runtime))
+    runtime = open_runtime(**dict(parameters.runtime), launch=parameters.launch)
+    with stage_of(runtime.first, f"load_gpt2_{task}", section.model_dump(), inputs) as stage:
         model, tokenizer, origin, stops = read_foundation(
             section.source, section.location, section.revision, section.context_length
         )
@@ -32,6 +32,8 @@ def main(task: str, pretrained: Path, tokens: Path, output: Path, metrics: Path)
         )
         window = model.config.context_length
         likelihood = text_likelihood(model, tokenizer, held_out, window, window // 2, runtime)
+        if not runtime.first:
+            return
         greedy = SamplingOptions(max_new_tokens=40, temperature=0)
         sample = generate(TorchDecoder(model), tokenizer, [section.prompt], greedy)[0].text
         stage.text("sample", 0, section.prompt + sample)
@@ -43,4 +45,4 @@ def main(task: str, pretrained: Path, tokens: Path, output: Path, metrics: Path)
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, launched=True)

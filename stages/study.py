@@ -1,4 +1,7 @@
-"""Run, measure and draw the course's ideas on the pretrained model and its text."""
+"""Run, measure and draw the course's ideas on the pretrained model and its text.
+
+In one process whatever `launch` says: its models take seconds, and its timings are of one thread.
+"""
 
 from pathlib import Path
 

@@ -355,7 +355,7 @@ def test_fewshot_draws_by_its_seed(
 ) -> None:
     asked = []
     real = fewshot.evaluate
-    monkeypatch.setattr(fewshot, "evaluate", lambda *a: asked.append(a[-2:]) or real(*a))
+    monkeypatch.setattr(fewshot, "evaluate", lambda *a, **k: asked.append(a[-2:]) or real(*a, **k))
     main(["evaluate", "fewshot", "--model", str(models / "torch"), "--task", str(task),
           "--shots", "1", "--seed", "7", "--batch-size", "3"])  # fmt: skip
     assert asked == [(7, 3)]

@@ -10,18 +10,23 @@ from pathlib import Path
 from gptmill.errors import UserError, hide_credentials_in_tracebacks
 from gptmill.files import disk_error
 from gptmill.process.interrupt import end_at_once, in_order
+from gptmill.process.ranks import stop_restarts
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: a `UserError`, and what the disk refuses, is one message and status 1; Ctrl-C is
     one line and status 130."""
+    from gptmill.cli.command import run_launched
+
     hide_credentials_in_tracebacks()
-    options = build_parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = build_parser().parse_args(given)
     try:
+        run_launched(options, given)
         with in_order(f"gptmill {options.run.__name__}"):
             options.run(options)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {error}" if stop_restarts() else 1)
     except BrokenPipeError:
         sys.stderr.close()  # `gptmill … | head` is no error
     except OSError as error:

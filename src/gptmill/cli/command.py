@@ -2,7 +2,10 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
+
+from gptmill.errors import UserError
 
 
 def add_command(
@@ -17,6 +20,37 @@ def add_command(
     )
     parser.set_defaults(run=run)
     return parser
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """`--processes`, which `run_launched` heeds."""
+    parser.add_argument(
+        "--processes", type=int, default=1, help="share the work among so many; one for each GPU"
+    )
+
+
+def run_launched(options: argparse.Namespace, arguments: list[str]) -> None:
+    """Run the command in `--processes` processes if it asks for several; else, and in those, do
+    nothing.
+
+    Raises:
+        UserError: fewer than one process.
+    """
+    from gptmill.process.ranks import is_worker
+
+    processes = getattr(options, "processes", 1)
+    if processes < 1:
+        raise UserError("--processes must be at least 1")
+    if processes == 1 or is_worker():
+        return
+    from gptmill.process.launch import launch
+    from gptmill.runtime_sections import Launch
+
+    section = Launch(
+        processes=processes, nodes=1, minimum_nodes=1, rendezvous="", strategy="ddp",
+        cpu_offload=False, activation_checkpointing=False, restarts=0,
+    )  # fmt: skip
+    sys.exit(launch(section, "gptmill.cli", arguments))
 
 
 def all_threads() -> int:

@@ -1,12 +1,16 @@
 """`gptmill evaluate`: how well a model does a task, by its likelihoods."""
 
 import argparse
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from gptmill.cli.command import add_command, all_threads
+from gptmill.cli.command import add_command, add_processes, all_threads
 from gptmill.cli.infer import open_text_generator
 from gptmill.errors import UserError
+from gptmill.process.ranks import is_first
 
 FORMATS = (".png", ".svg", ".pdf")
 
@@ -44,6 +48,7 @@ def add_fewshot(kinds: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--output", type=Path, help="plot to write (.png, .svg, .pdf), its figures beside as .json"
     )
+    add_processes(parser)
 
 
 def fewshot(options: argparse.Namespace) -> None:
@@ -56,8 +61,11 @@ def fewshot(options: argparse.Namespace) -> None:
     speaker = open_text_generator(options.model)
     shots = sorted(set(options.shots))
     results = evaluate(
-        speaker.decoder, speaker.tokenizer, queries, task, shots, options.seed, options.batch_size
-    )
+        speaker.decoder, speaker.tokenizer, queries, task, shots, options.seed, options.batch_size,
+        each=_shared(options),
+    )  # fmt: skip
+    if not is_first():
+        return
     majority = majority_accuracy(queries)
     print(f"{'examples':>8}  {'shown':>6}  {'accuracy':>8}  standard error")
     for row in results:
@@ -69,6 +77,17 @@ def fewshot(options: argparse.Namespace) -> None:
         _write(options, majority, [asdict(row) for row in results])
         plot_accuracy(results, majority, options.output)
         print(options.output)
+
+
+def _shared(options: argparse.Namespace) -> Callable[..., Iterable[Any]]:
+    """`map`, or one whose work the processes share."""
+    if options.processes == 1:
+        return map
+    from gptmill.engine.runtime import open_runtime
+    from gptmill.engine.workers import ALONE
+
+    runtime = open_runtime(seed=0, threads=all_threads(), precision="float32")
+    return partial(runtime.map, ALONE)
 
 
 def _check(options: argparse.Namespace) -> None:

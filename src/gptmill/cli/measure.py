@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from gptmill.cli.command import add_command, all_threads
+from gptmill.cli.command import add_command, add_processes, all_threads
 from gptmill.errors import UserError
 
 
@@ -23,6 +23,7 @@ def add_perplexity(commands: argparse._SubParsersAction) -> None:
         "--bos", action=argparse.BooleanOptionalAction, default=False,
         help="put <|endoftext|> first, so that the first token is scored too",
     )  # fmt: skip
+    add_processes(parser)
 
 
 def perplexity(options: argparse.Namespace) -> None:
@@ -45,6 +46,8 @@ def perplexity(options: argparse.Namespace) -> None:
         raise UserError(f"{options.text} has {len(ids)} tokens, and nothing to predict")
     # A window of transformers is its inputs and their last target.
     nats = token_nats(model, ids, window - 1, stride, runtime)
+    if not runtime.first:
+        return
     result = Likelihood(nats.sum(), len(nats), len(text.encode()), len(text.split()))
     rows: dict[str, object] = {
         "tokens scored": result.tokens,

@@ -16,9 +16,10 @@ on a `Decoder`, therefore on PyTorch and ONNX Runtime alike. N prompts, K labels
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from gptmill.generate.loop import Decoder
 from gptmill.tokenizer import Tokenizer
 
 SHOTS = (0, 1, 4, 16)
+Each = Callable[[Callable[[list[int]], np.ndarray], list[list[int]]], Iterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,11 @@ def evaluate(
     shots: Sequence[int] = SHOTS,
     seed: int = 0,
     batch_size: int = 16,
+    each: Each = map,
 ) -> list[Accuracy]:
     """Accuracy on the queries for each number of examples.
+
+    `each` calls a function of each batch of prompts, `map` or one that several processes share.
 
     Every query is shown examples of its own, drawn from the pool without its own text, so that
     the standard error covers their choice; the first of 16 are those it is shown when 4 are.
@@ -98,7 +103,7 @@ def evaluate(
             for drawn, query in zip(draws, queries)
         ]
         prompts = [ids for ids, _ in fitting]
-        scores = score_labels(decoder, tokenizer, prompts, labels, batch_size)
+        scores = score_labels(decoder, tokenizer, prompts, labels, batch_size, each)
         accuracy = float((scores.argmax(axis=1) == answers).mean())
         error = math.sqrt(accuracy * (1 - accuracy) / len(queries))
         shown = sum(kept for _, kept in fitting) / len(fitting)
@@ -149,6 +154,7 @@ def score_labels(
     prompts: Sequence[Sequence[int]],
     labels: Sequence[str],
     batch_size: int = 16,
+    each: Each = map,
 ) -> np.ndarray:
     """Log-likelihood in nats, [N, K], of each label (after a space) following each prompt.
 
@@ -159,7 +165,7 @@ def score_labels(
     beginnings = sorted({ids[:end] for ids in label_ids for end in range(len(ids))})
     rows = [[*prompt, *beginning] for prompt in prompts for beginning in beginnings]
     wanted = sorted({id for ids in label_ids for id in ids})
-    found = _next_log_probabilities(decoder, rows, wanted, batch_size)
+    found = _next_log_probabilities(decoder, rows, wanted, batch_size, each)
     found = found.reshape(len(prompts), len(beginnings), len(wanted))
     scores = np.zeros((len(prompts), len(labels)))
     for label, ids in enumerate(label_ids):
@@ -238,13 +244,18 @@ def _label_ids(tokenizer: Tokenizer, labels: Iterable[str]) -> list[tuple[int, .
 
 
 def _next_log_probabilities(
-    decoder: Decoder, rows: list[list[int]], wanted: list[int], batch_size: int
+    decoder: Decoder, rows: list[list[int]], wanted: list[int], batch_size: int, each: Each
 ) -> np.ndarray:
     """Log-probabilities [rows, wanted] of the wanted ids after each row."""
-    found = np.empty((len(rows), len(wanted)))
-    for chosen in batches_by_length([len(row) for row in rows], batch_size):
+
+    def compute(chosen: list[int]) -> np.ndarray:
         logits = decoder.prefill(*left_padded([rows[row] for row in chosen])).astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         normalizer = np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        found[chosen] = logits[:, wanted] - normalizer
+        return logits[:, wanted] - normalizer
+
+    batches = batches_by_length([len(row) for row in rows], batch_size)
+    found = np.empty((len(rows), len(wanted)))
+    for chosen, result in zip(batches, each(compute, batches)):
+        found[chosen] = result
     return found
