@@ -54,7 +54,7 @@ def clean() -> Iterator[str]:
             mebibytes = size(left) / 2**20
             what = settle(left)
             yield f"{what} {left} ({mebibytes:.1f} MiB half written)"
-    for stage in TRAINED:
+    for stage in (*TRAINED, "datatrove"):  # the corpus itself is in data/raw
         yield from remove_unfinished(state_root() / stage)
     for rejected in sorted((state_root() / "downloads").glob("*.rejected")):
         rejected.unlink()

@@ -101,7 +101,7 @@ def slurm(hosts: list[Host], tmp_path: Path) -> Iterator[Slurm]:
     key.write_bytes(bytes(range(128)))
     key.chmod(0o400)
     nodes = "".join(
-        f"NodeName=node{i} NodeAddr={host.address} CPUs=1 RealMemory=2000 State=UNKNOWN\n"
+        f"NodeName=node{i} NodeAddr={host.address} CPUs=1 RealMemory=4000 State=UNKNOWN\n"
         for i, host in enumerate(hosts, 1)
     )
     text = CONFIGURATION.format(folder=folder, controller=hosts[0].address, nodes=nodes)

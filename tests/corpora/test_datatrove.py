@@ -16,6 +16,7 @@ pytest.importorskip("datatrove", reason="datatrove is not installed: make test-d
 
 import pandas as pd
 from datatrove.pipeline.filters.base_filter import BaseFilter
+from filelock import FileLock
 
 from gptmill.data import trove
 from gptmill.data.corpus import documents, filtered
@@ -24,6 +25,8 @@ from gptmill.data.trove_steps import HasText
 from gptmill.errors import UserError
 from gptmill.files import sha256_tree
 from gptmill.sources import Trove
+from tests.clusters.conftest import hosts  # noqa: F401 (fixtures)
+from tests.clusters.test_slurm import slurm  # noqa: F401
 
 OFF = {
     "source": "datatrove", "version": trove.version("datatrove"), "pattern": "", "format": "jsonl",
@@ -93,6 +96,15 @@ def test_json_csv_parquet_and_text_plain_and_compressed(tmp_path):
         assert sorted(found.values()) == texts, kind
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "text"])
+def test_zstandard_is_read(tmp_path, kind):
+    zstandard = pytest.importorskip("zstandard")
+    data = json.dumps({"text": "A text."}) if kind == "jsonl" else "A text."
+    (tmp_path / "in").mkdir()
+    (tmp_path / f"in/0.{kind}.zst").write_bytes(zstandard.compress(data.encode()))
+    assert list(made(tmp_path, section(tmp_path / "in", format=kind)).values()) == ["A text."]
+
+
 def test_a_crawl_becomes_the_text_of_its_pages(tmp_path):
     from warcio.statusandheaders import StatusAndHeaders
     from warcio.warcwriter import WARCWriter
@@ -146,6 +158,28 @@ def test_each_drop_is_counted_with_its_reason(tmp_path):
     assert sum(reasons.values()) == len(bad), reasons
     assert reasons["language"] >= 1 and reasons["contaminated"] == 1 and reasons["domain"] == 1
     assert {"gopher_short_doc", "dup_line_frac"} & reasons.keys()
+
+
+def test_the_rules_of_c4_and_fineweb(tmp_path):
+    """Documents of which each breaks one rule of the papers."""
+    good = prose(1)
+    bad = {
+        "few": "One sentence stands here. Another one follows.",
+        "latin": good + "\nLorem ipsum dolor sit amet.",
+        "code": good + "\nA function has { in it.",
+        "list": "\n".join(f"{word} is in the list of words" for word in WORDS),
+        "short": "\n".join(f"{word.capitalize()} sees it." for word in WORDS * 3),
+    }
+    write_lines(tmp_path / "in/0.jsonl", [{"text": text} for text in [good, *bad.values()]])
+    found = made(tmp_path, section(tmp_path / "in", quality=["c4_quality"]), "c4")
+    reasons = filtered(tmp_path / "c4")
+    assert next(iter(found.values())) == good
+    assert reasons["lorem_ipsum"] == reasons["curly_bracket"] == 1
+    assert reasons["too_few_sentences"] == 2  # of the list no line ends a sentence
+    found = made(tmp_path, section(tmp_path / "in", quality=["fineweb_quality"]), "fineweb")
+    reasons = filtered(tmp_path / "fineweb")
+    assert good in found.values() and bad["short"] not in found.values()
+    assert reasons["line_punct_ratio"] == 1 and reasons["short_line_ratio"] == 1
 
 
 def test_what_has_no_text_is_counted(tmp_path):
@@ -221,6 +255,41 @@ def test_executors_and_workers_give_the_same_corpus(tmp_path, monkeypatch, execu
     made(tmp_path, several, "several")
     assert sha256_tree(tmp_path / "several") == sha256_tree(tmp_path / "one")
     assert len(list(documents(tmp_path / "one"))) == 20
+
+
+def test_a_real_slurm_gives_the_same_corpus(tmp_path, slurm):  # noqa: F811
+    """Two nodes; the job's tasks find their command though the environment's path does not."""
+    folder = many(tmp_path)
+    made(tmp_path, section(folder), "one")
+    wanted = section(folder, executor="slurm", workers=2, slurm_partition="all", slurm_time="5:00")
+    out = tmp_path / "several"
+    out.mkdir()
+    program = (
+        "import sys; from pathlib import Path; from gptmill.data.trove import write_trove; "
+        "from gptmill.sources import Trove; "
+        "write_trove(Trove.model_validate_json(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    environment = os.environ | {"SLURM_CONF": f"{slurm.folder}/slurm.conf"}
+    environment |= {"DVC_ROOT": str(tmp_path / "other"), "PATH": "/usr/bin:/bin:/usr/sbin"}
+    environment |= {"PYTHONPATH": f"{Path('src').absolute()}:{Path.cwd()}"}
+    command = [sys.executable, "-c", program, wanted.model_dump_json(), str(out)]
+    done = subprocess.run(
+        [*slurm.host.enter(), *command], cwd=tmp_path, env=environment, capture_output=True,
+        text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sha256_tree(out) == sha256_tree(tmp_path / "one")
+    assert "COMPLETED" in (slurm.folder / "jobs.txt").read_text()
+
+
+def test_doctor_clears_what_no_download_holds(tmp_path, state):
+    from gptmill.engine.checkpoint import remove_unfinished
+
+    made(tmp_path, section(many(tmp_path)))
+    [run] = state.iterdir()
+    with FileLock(run / "lock"):
+        assert not list(remove_unfinished(state)) and run.exists()
+    assert len(list(remove_unfinished(state))) == 1 and not run.exists()
 
 
 def test_finished_tasks_are_skipped_and_a_changed_file_is_not(tmp_path, monkeypatch, state):

@@ -9,13 +9,17 @@ imported unless `download.corpus.source` is datatrove.
 import gzip
 import hashlib
 import json
+import shlex
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from gptmill.data.corpus import EMBEDDED_FILE, FILTERED_FILE
 from gptmill.data.text_files import without_surrogates
@@ -36,8 +40,11 @@ def write_trove(section: Trove, folder: Path) -> None:
     """
     _require(section.version)
     run = _Run(section, _files(section))
+    run.state.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run.state / "lock")  # `gptmill doctor --clean` leaves what is held
     try:
-        texts = run.finish()
+        with lock:
+            texts = run.finish()
     except UserError:
         raise
     except Exception as error:
@@ -253,6 +260,9 @@ def _executor(section: Trove, steps: list[Any], common: dict[str, Any]) -> Any:
         partition=section.slurm_partition,
         time=section.slurm_time,
         mail_type="NONE",
+        # The library's own command lies beside Python, which need not be in the path.
+        env_command=f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"',
+        slurm_logs_folder=f"{common['logging_dir']}/slurm",  # not in the project's folder
     )
 
 
