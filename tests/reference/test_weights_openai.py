@@ -127,12 +127,30 @@ def test_compressed_blocks_are_named(folder: Path) -> None:
     # The handles of metadata and index block are at the footer's start; the first block is at 0.
     size = next(n for n in range(1, len(data)) if _is_block(data, n))
     data[size] = 1
-    checksum = crc32c(bytes(data[: size + 1]))
-    masked = (((checksum >> 15) | (checksum << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-    data[size + 1 : size + 5] = masked.to_bytes(4, "little")
+    _sign(data, size)
     path.write_bytes(data)
     assert footer == data[-48:]
     assert "compressed" in refusal(folder)
+
+
+def test_a_message_where_a_number_belongs(folder: Path) -> None:
+    """Its checksum is right: another program may have written it."""
+    path = folder / "model.ckpt.index"
+    data = bytearray(path.read_bytes())
+    header = bytes.fromhex("08 01 1a 02 08 01")  # one shard, version 1
+    at = data.index(header)
+    size = next(n for n in range(1, len(data)) if _is_block(data, n))
+    data[at : at + 2] = bytes.fromhex("0a 04")  # the number of shards as four bytes
+    _sign(data, size)
+    path.write_bytes(data)
+    assert "field 1 of a protobuf message is not a number" in refusal(folder)
+
+
+def _sign(data: bytearray, size: int) -> None:
+    """Write the checksum of the first block anew."""
+    checksum = crc32c(bytes(data[: size + 1]))
+    masked = (((checksum >> 15) | (checksum << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+    data[size + 1 : size + 5] = masked.to_bytes(4, "little")
 
 
 def _is_block(data: bytearray, size: int) -> bool:

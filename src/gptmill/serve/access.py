@@ -99,8 +99,9 @@ def _name_and_port(address: str) -> tuple[str | None, int | None]:
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches what listens on an address or a name."""
     try:
-        found = socket.getaddrinfo(host, None, flags=socket.AI_PASSIVE)
-        return all(ipaddress.ip_address(entry[4][0].split("%")[0]).is_loopback for entry in found)
+        infos = socket.getaddrinfo(host, None, flags=socket.AI_PASSIVE)
+        addresses = [str(address[0]).partition("%")[0] for *_, address in infos]
+        return all(ipaddress.ip_address(address).is_loopback for address in addresses)
     except OSError:
         return False  # whoever listens there says what is wrong
 

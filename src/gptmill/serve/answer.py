@@ -53,7 +53,7 @@ class Answer:
     def __init__(self) -> None:
         self._outbox = Outbox.of_running_loop()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._head: Event | None = None
+        self._head: Piece | Finished | None = None
         self.request: Request | None = None
 
     def put(self, event: Event) -> None:

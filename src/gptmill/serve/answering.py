@@ -27,9 +27,17 @@ Result = TypeVar("Result")
 class Question(Protocol):
     """A body that wants text: `tries` answers to each of its prompts, of which `n` are kept."""
 
-    model: str
-    stream: bool
-    n: int
+    @property
+    def model(self) -> str:
+        """The model's name."""
+
+    @property
+    def stream(self) -> bool:
+        """Whether the answers are sent as they come."""
+
+    @property
+    def n(self) -> int:
+        """Answers to each prompt that are kept."""
 
     @property
     def keep_alive(self) -> float | None:
@@ -150,9 +158,10 @@ class Answering:
     async def whole(self) -> dict[str, Any]:
         """All answers in one; of several tries those whose tokens are likeliest on average."""
         pieces = await asyncio.gather(*(answer.whole() for answer in self._answers))
-        tries, n, kept = self._question.tries, self._question.n, []
+        tries, n = self._question.tries, self._question.n
+        kept: list[int] = []
         for first in range(0, len(pieces), tries):
-            group = range(first, first + tries)
+            group = list(range(first, first + tries))
             if tries > n:
                 group = sorted(group, key=lambda at: -_mean_logprob(pieces[at]))[:n]
             kept += group

@@ -1,7 +1,7 @@
 """The server put together: both protocols, the classifier, health, metrics and the page."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -48,6 +48,16 @@ class Classify(Body):
     texts: Annotated[list[str], Field(max_length=MAX_TEXTS)] | None = None
 
 
+class _Application(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document without 422, which FastAPI adds and this server never sends."""
+        document = super().openapi()
+        for path in document["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        return document
+
+
 def create_app(service: Service, access: Access) -> FastAPI:
     """The ASGI application."""
     tracing = open_tracing()
@@ -59,7 +69,7 @@ def create_app(service: Service, access: Access) -> FastAPI:
         if tracing:
             await asyncio.to_thread(tracing.close)
 
-    app = FastAPI(
+    app = _Application(
         title="gptmill",
         version=package_version("gptmill"),
         lifespan=lifespan,
@@ -84,7 +94,6 @@ def create_app(service: Service, access: Access) -> FastAPI:
     _add_own_routes(app, service, access)
     for path, file in page.items():
         _add_file(app, path, file)
-    app.openapi = _described(app, app.openapi)
     return app
 
 
@@ -94,25 +103,12 @@ def _add_file(app: FastAPI, path: str, file: Path) -> None:
         return FileResponse(file)
 
 
-def _described(app: FastAPI, describe: Callable[[], dict]) -> Callable[[], dict]:
-    """The OpenAPI document without 422, which FastAPI adds and this server never answers."""
-
-    def described() -> dict:
-        document = describe()
-        for path in document["paths"].values():
-            for operation in path.values():
-                operation["responses"].pop("422", None)
-        return document
-
-    return described
-
-
 def _add_own_routes(app: FastAPI, service: Service, access: Access) -> None:
     @app.post("/classify")
     async def classify(body: Classify) -> dict[str, Any]:
         if (body.text is None) == (body.texts is None):
             raise Refused(400, "give either text or texts")
-        texts = body.texts if body.text is None else [body.text]
+        texts = [body.text] if body.text is not None else body.texts or []
         answers = [
             {"label": result.label, "probabilities": result.probabilities}
             for result in await service.classify(body.model, texts)
@@ -185,9 +181,11 @@ def _first_fault(error: RequestValidationError) -> tuple[str, str]:
 def _client_path(path: Sequence[str | int], body: Any, missing: bool) -> Iterator[str]:
     """The steps of a path that the client sent: pydantic names its own types among them."""
     for at, step in enumerate(path):
-        inside = isinstance(body, list) and isinstance(step, int)
-        if inside or (isinstance(body, dict) and step in body):
-            body = body[step] if not inside or step < len(body) else None
+        if isinstance(body, list) and isinstance(step, int):
+            body = body[step] if step < len(body) else None
+            yield str(step)
+        elif isinstance(body, dict) and step in body:
+            body = body[step]
             yield str(step)
         elif missing and at == len(path) - 1:
             yield str(step)

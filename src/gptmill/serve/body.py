@@ -142,7 +142,9 @@ class Body(Part):
 def numbers(protocol: str) -> Any:
     """A base for bodies with the sampling options that a protocol takes as they are; their bounds
     are `SamplingOptions`' own."""
-    fields = {one.name_in(protocol): (one.kind, one.default_in(protocol)) for one in plain()}
+    fields: dict[str, Any] = {
+        one.name_in(protocol): (one.kind, one.default_in(protocol)) for one in plain()
+    }
     return create_model(f"{protocol}_numbers", __base__=Part, **fields)
 
 

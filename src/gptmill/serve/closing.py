@@ -31,8 +31,8 @@ class ShortEnds:
         while len(ids) < most:
             if trial.is_accepting():
                 return [*ids, self._end_of_text]
-            step = trial.compute_ff_tokens() or next(self._allowed(trial), None)
-            if step is None or not trial.consume_tokens(step):
+            step = trial.compute_ff_tokens() or next(self._allowed(trial), [])
+            if not step or not trial.consume_tokens(step):
                 return None
             ids += step
         return None

@@ -3,15 +3,16 @@ as Ollama has them."""
 
 import base64
 import time
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field
 
 from gptmill.serve.body import Body, ModelName
 from gptmill.serve.language_model import LanguageModel
-from gptmill.serve.ollama_body import Options, seconds_of
+from gptmill.serve.ollama_body import Duration, Options
 from gptmill.serve.ollama_wording import nanoseconds
 from gptmill.serve.refusal import Refused
 from gptmill.serve.service import Service
@@ -54,11 +55,7 @@ class Embed(Body):
     truncate: bool = True
     dimensions: int | None = None
     options: Options = Options()
-    keep_alive: float | str | None = None
-
-    _duration: ClassVar = field_validator("keep_alive")(
-        lambda value: None if value is None else seconds_of(value)
-    )
+    keep_alive: Duration | None = None
 
 
 def routes(service: Service) -> APIRouter:
@@ -68,7 +65,8 @@ def routes(service: Service) -> APIRouter:
     @router.post("/v1/embeddings")
     async def embeddings(body: Embeddings) -> dict[str, Any]:
         vectors, tokens = await _vectors(service, body, body.input, truncate=False)
-        encode = _base64 if body.encoding_format == "base64" else np.ndarray.tolist
+        encode: Callable[[np.ndarray], str | list[float]]
+        encode = _base64 if body.encoding_format == "base64" else _numbers
         data = [
             {"object": "embedding", "index": index, "embedding": encode(vector)}
             for index, vector in enumerate(vectors)
@@ -95,6 +93,10 @@ def routes(service: Service) -> APIRouter:
         return {"embedding": vectors[0].tolist() if len(vectors) else []}
 
     return router
+
+
+def _numbers(vector: np.ndarray) -> list[float]:
+    return vector.tolist()
 
 
 def _base64(vector: np.ndarray) -> str:

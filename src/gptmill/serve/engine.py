@@ -161,7 +161,7 @@ class Engine:
     def _next_group(self) -> list[Slot]:
         """Who enters next: those that slid, then the client with the fewest that run, of those the
         one whose turn is longest ago; of a client's requests the first that came."""
-        group = []
+        group: list[Slot] = []
         grouping = Grouping(self._prefixes, PREFILL_TOKENS, LITTLE_TOKENS)
         with self._changed:
             held = Counter(slot.request.client for slot in [*self._running, *self._sliding])
@@ -200,7 +200,7 @@ class Engine:
             piece = prefill.take(tokens)
             with self._pace.reading(piece.size):
                 logits = self._entrance.extend(piece)[:, 0]
-            for row in np.flatnonzero(is_finite(logits)):
+            for row in np.flatnonzero(is_finite(logits)).tolist():
                 self._remember(prefill.windows[row], self._entrance, row)
             if not prefill.is_read:
                 self._entering = prefill
@@ -252,7 +252,7 @@ class Engine:
         allowed = logits.copy() if any(slot.is_restricted for slot in slots) else logits
         for row, slot in enumerate(slots):
             slot.restrict(allowed[row : row + 1])
-        for row in np.flatnonzero(~is_finite(allowed)):
+        for row in np.flatnonzero(~is_finite(allowed)).tolist():
             slots[row].fail(UserError(NOT_FINITE))
         rows = [row for row, slot in enumerate(slots) if not slot.done]
         samplers = [slots[row].sampler for row in rows]
@@ -260,7 +260,7 @@ class Engine:
             slots[row].advance(token, logits[row])
         self._meter.chosen(len(slots))
 
-    def _retain(self, without: list[Slot] = ()) -> None:
+    def _retain(self, without: Sequence[Slot] = ()) -> None:
         """Free the rows of slots that are done or leave."""
         slots = self._running
         rows = [at for at, slot in enumerate(slots) if not slot.done and slot not in without]

@@ -5,7 +5,9 @@ from typing import Any
 
 import llguidance
 import numpy as np
+import tiktoken
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
+from llguidance.tiktoken import lltokenizer_from_encoding
 
 from gptmill.errors import UserError
 from gptmill.serve.closing import ShortEnds
@@ -19,18 +21,17 @@ from gptmill.tokenizer import (
 
 # Of one request's step, and of its grammar. An object takes four items of a row for each optional
 # property; the rest are llguidance's own defaults, written down because they are promised.
-LIMITS = {
-    "max_items_in_row": 4500,
-    "step_max_items": 50_000,
-    "step_lexer_fuel": 200_000,
-    "initial_lexer_fuel": 1_000_000,
-    "max_lexer_states": 50_000,
-    "max_grammar_size": 500_000,
-}
+LIMITS = llguidance.LLParserLimits(
+    max_items_in_row=4500,
+    step_max_items=50_000,
+    step_lexer_fuel=200_000,
+    initial_lexer_fuel=1_000_000,
+    max_lexer_states=50_000,
+    max_grammar_size=500_000,
+)
 PROBED_TOKENS = 32
 LONGEST_END = 512  # tokens of an end that a response is led to
 SPARE = 16  # tokens before it must be, in which the model may still end by itself
-OPTIONS = {"whitespace_flexible": False, "whitespace_pattern": None, "coerce_one_of": False}
 
 
 def vocabulary_of(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -64,14 +65,13 @@ def token_table(vocabulary: Mapping[str, Any]) -> llguidance.LLTokenizer:
             raise UserError(
                 f"a format needs a model whose tokens are bytes of text: {str(error)[:80]}"
             ) from None
-    return llguidance.LLTokenizer.from_tiktoken(
-        encoder={bytes.fromhex(token): id for id, token in enumerate(vocabulary["tokens"])},
+    encoding = tiktoken.Encoding(
+        "gptmill",
+        pat_str=GPT2_PATTERN,
+        mergeable_ranks={bytes.fromhex(token): id for id, token in enumerate(vocabulary["tokens"])},
         special_tokens={END_OF_TEXT: end_of_text},
-        pattern=GPT2_PATTERN,
-        eos_token=end_of_text,
-        n_vocab=size,
-        slices=None,
     )
+    return lltokenizer_from_encoding(encoding, n_vocab=size, eos_token=end_of_text)
 
 
 def compile_schema(tokens: llguidance.LLTokenizer, schema: str) -> llguidance.LLMatcher:
@@ -81,11 +81,17 @@ def compile_schema(tokens: llguidance.LLTokenizer, schema: str) -> llguidance.LL
         UserError: the schema is wrong, or uses what llguidance cannot enforce.
     """
     try:
-        grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=OPTIONS)
+        grammar = llguidance.LLMatcher.grammar_from_json_schema(
+            schema,
+            overrides={
+                "whitespace_flexible": False,
+                "whitespace_pattern": None,
+                "coerce_one_of": False,
+            },
+        )
     except ValueError as error:
         raise UserError(f"format is no JSON schema: {error}") from None
-    limits = llguidance.LLParserLimits(**LIMITS)
-    matcher = llguidance.LLMatcher(tokens, grammar, log_level=0, limits=limits)
+    matcher = llguidance.LLMatcher(tokens, grammar, log_level=0, limits=LIMITS)
     check(matcher)
     return matcher
 
@@ -125,7 +131,7 @@ class Constraint:
         self._matcher, self._vocabulary_size, self._ends = matcher, vocabulary_size, ends
         self._bits = allocate_token_bitmask(1, vocabulary_size)
         self._end: list[int] | None = None  # a short one from here, once the limit is near
-        first = ends and ends.find(matcher, LONGEST_END)
+        first = self._short_end(LONGEST_END)
         self._near = 2 * len(first) + SPARE if first else 0
 
     def allowed(self) -> np.ndarray:
@@ -153,20 +159,26 @@ class Constraint:
             the token that was taken. Raises what `allowed` does.
         """
         if self._end is None and left < self._near:
-            self._end = self._ends.find(self._matcher, left + 1)
+            self._end = self._short_end(left + 1)
         before = self._end
         self._take(token)
         if before is None or self._matcher.is_stopped():
             return token
         if token == before[0]:
             self._end = before[1:]
-        elif len(before) > left or not self._ends.holds(self._matcher, before):
-            self._end = self._ends.find(self._matcher, left)
+        elif len(before) > left or not self._holds(before):
+            self._end = self._short_end(left)
             if self._end is None:
                 self._matcher.rollback(1)
                 token, self._end = before[0], before[1:]
                 self._take(token)
         return token
+
+    def _short_end(self, most: int) -> list[int] | None:
+        return self._ends.find(self._matcher, most) if self._ends else None
+
+    def _holds(self, end: list[int]) -> bool:
+        return self._ends is not None and self._ends.holds(self._matcher, end)
 
     def _take(self, token: int) -> None:
         if not self._matcher.consume_token(token):

@@ -127,12 +127,13 @@ class Guard:
     def _refusal(self, scope: Scope, headers: Headers) -> Refused | None:
         host, origin = headers.get("host"), headers.get("origin")
         # HTTP/1.0 has no Host; every browser has sent one for decades, which is whom this is about.
-        if host is None and scope["http_version"] == "1.0" and origin is None:
-            host = self._access.host
-        if not self._access.answers_to(host or ""):
+        if host is None:
+            old = scope["http_version"] == "1.0" and origin is None
+            host = self._access.host if old else ""
+        if not self._access.answers_to(host):
             return Refused(
                 403,
-                f"this server does not answer as '{host or ''}'; --allowed-hosts lets names in",
+                f"this server does not answer as '{host}'; --allowed-hosts lets names in",
             )
         if origin is not None and not self._access.lets_in(origin, host):
             return Refused(

@@ -8,7 +8,7 @@ import math
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from gptmill.prompt import format_prompt
 from gptmill.sampling_options import SamplingOptions
@@ -32,6 +32,35 @@ MAXIMUM_TOP_LOGPROBS = 20
 DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 LONGEST = 366 * 24 * 3600.0  # seconds
 UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
+
+
+def _seconds(value: Any) -> Any:
+    """Seconds of a duration as Go writes it ("5m", "-1s") or of a number in quotes."""
+    if not isinstance(value, str):
+        return value
+    text = value.removeprefix("-")
+    parts = DURATION.findall(text)
+    if parts and "".join(number + unit for number, unit in parts) == text:
+        seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
+        return -seconds if value.startswith("-") else seconds
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"{value[:40]!r} is not a duration such as 300 or '5m'") from None
+
+
+def _bounded(seconds: float) -> float:
+    """Below 0 or over a year is forever."""
+    if math.isnan(seconds):
+        raise ValueError("NaN is not a duration")
+    return seconds if 0 <= seconds < LONGEST else math.inf
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(_seconds, json_schema_input_type=float | str),
+    AfterValidator(_bounded),
+]
 
 
 class Options(numbers("ollama")):  # type: ignore[misc]
@@ -115,7 +144,7 @@ class Asked(Body):
     stream: bool = True
     options: Options = Options()
     format: dict[str, Any] | Literal["", "json"] | None = None
-    keep_alive: float | str | None = None
+    keep_alive: Duration | None = None
     think: bool | str | None = None
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=MAXIMUM_TOP_LOGPROBS)
@@ -143,17 +172,12 @@ class Asked(Body):
     tries: ClassVar = 1
     keeps_scores: ClassVar = True
 
-    @field_validator("keep_alive")
-    @classmethod
-    def _duration(cls, value: float | str | None) -> float | None:
-        return value if value is None else seconds_of(value)
-
     @property
     def schema_wanted(self) -> dict[str, Any] | None:
         """None for prose; an empty schema is any object, as at Ollama."""
         if self.format == "json":
             return ANY_OBJECT
-        return None if self.format in (None, "") else self.format
+        return self.format if isinstance(self.format, dict) else None
 
     @property
     def is_empty(self) -> bool:
@@ -267,23 +291,6 @@ class Named(Body):
 
     model: ModelName = ""
     name: ModelName = ""
-
-
-def seconds_of(value: float | str) -> float:
-    """A duration as Go writes it ("5m", "-1s"), or seconds; below 0 or over a year is for ever."""
-    if isinstance(value, str):
-        sign, text = (-1, value[1:]) if value.startswith("-") else (1, value)
-        parts = DURATION.findall(text)
-        if "".join(number + unit for number, unit in parts) == text and parts:
-            value = sign * sum(float(number) * UNITS[unit] for number, unit in parts)
-        else:
-            try:
-                value = float(value)
-            except ValueError:
-                raise ValueError(f"{value[:40]!r} is no duration, as 300 or '5m'") from None
-    if math.isnan(value):
-        raise ValueError("NaN is no duration")
-    return math.inf if not 0 <= value < LONGEST else value
 
 
 def _most_tokens(wanted: int, limit: int) -> int:

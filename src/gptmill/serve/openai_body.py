@@ -176,7 +176,7 @@ class JsonSchema(Part):
     without_effect = frozenset({"description", "strict"})  # it is always kept strictly
 
     name: str = ""
-    schema_: dict[str, Any] = Field(ANY_OBJECT, alias="schema")
+    schema_: dict[str, Any] = Field(default=ANY_OBJECT, alias="schema")
 
 
 class ResponseFormat(Part):
@@ -185,7 +185,7 @@ class ResponseFormat(Part):
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
-    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
 
     @model_validator(mode="after")
     def _one_schema(self) -> "ResponseFormat":
@@ -261,9 +261,11 @@ class Completion(SeveralChoices):
         return [ask for prompt in self._prompts() for ask in self._of_one(prompt, model, limit)]
 
     def _prompts(self) -> Sequence[str | list[int]]:
-        prompt = self.prompt
-        several = isinstance(prompt, list) and prompt and not isinstance(prompt[0], int)
-        return prompt if several else [prompt]
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        ids = [part for part in self.prompt if isinstance(part, int)]
+        several = [part for part in self.prompt if not isinstance(part, int)]
+        return several or [ids]
 
     def _of_one(self, prompt: str | list[int], model: LanguageModel, limit: int) -> list[Ask]:
         given = model.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt

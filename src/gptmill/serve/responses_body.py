@@ -49,7 +49,7 @@ class TextFormat(Part):
 
     type: Literal["text", "json_object", "json_schema"] = "text"
     name: str = ""
-    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
 
 
 class Text(Part):

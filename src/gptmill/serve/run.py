@@ -1,7 +1,9 @@
 """Listening: one process, one event loop, and a line that says what is served where."""
 
 import asyncio
+import math
 import socket
+from typing import cast
 
 import h11
 import uvicorn
@@ -40,7 +42,7 @@ def server(service: Service, access: Access) -> "Server":
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         log_config=None,
         access_log=False,  # the guard writes that line, with the request's id
-        timeout_graceful_shutdown=service.limits.drain + LAST_WORDS,
+        timeout_graceful_shutdown=math.ceil(service.limits.drain + LAST_WORDS),
         server_header=False,
         proxy_headers=False,  # the guard believes those proxies that it was told of
     )
@@ -73,8 +75,8 @@ class Protocol(H11Protocol):
 
     _head_timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        super().connection_made(transport)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast(asyncio.Transport, transport))
         self._watch()
 
     def data_received(self, data: bytes) -> None:

@@ -31,6 +31,7 @@ LOOK_AGAIN = 0.2  # seconds until a busy model that is to be unloaded is looked 
 TEXT_THREADS, SCHEMA_THREADS = 4, 2
 
 Result = TypeVar("Result")
+Model = TypeVar("Model", LanguageModel, Classifier)
 
 
 class Service:
@@ -88,7 +89,7 @@ class Service:
         self._admit(card)
         self._preparing[card.name] += 1
         try:
-            yield await self._within(deadline, self._opened(card))
+            yield await self._within(deadline, self._opened(card, LanguageModel))
         finally:
             self._preparing[card.name] -= 1
             self.keep(card, math.inf if keep_alive is None else keep_alive)
@@ -157,7 +158,7 @@ class Service:
             self._classifications -= 1
 
     async def _classified(self, card: Card, texts: list[str]) -> list[Classification]:
-        classifier = await self._opened(card)
+        classifier = await self._opened(card, Classifier)
         results = []
         async with self._computing:
             for at in range(0, len(texts), TOGETHER):
@@ -222,7 +223,8 @@ class Service:
         if self.draining:
             raise refusal(Busy(SHUTTING_DOWN))
         model = self._open.get(card.name)
-        there = self._preparing[card.name] + (model.engine.count() if model else 0)
+        running = model.engine.count() if isinstance(model, LanguageModel) else 0
+        there = self._preparing[card.name] + running
         if there >= self.limits.max_batch + self.limits.max_queue:
             limits = self.limits
             busy = f"{limits.max_batch} requests run and {limits.max_queue} wait already"
@@ -239,8 +241,13 @@ class Service:
         loop = asyncio.get_running_loop()
         return await self._within(deadline, loop.run_in_executor(pool, function, *arguments))
 
-    async def _opened(self, card: Card) -> LanguageModel | Classifier:
-        return self._open.get(card.name) or await asyncio.to_thread(self._load, card)
+    async def _opened(self, card: Card, kind: type[Model]) -> Model:
+        model = self._open.get(card.name)
+        if model is None:
+            model = await asyncio.to_thread(self._load, card)
+        if not isinstance(model, kind):
+            raise TypeError(f"{card.name} is a {type(model).__name__}, not a {kind.__name__}")
+        return model
 
     def _load(self, card: Card) -> LanguageModel | Classifier:
         with self._opening:

@@ -39,7 +39,7 @@ class Trial:
 
     def __init__(self, vocabulary: Mapping[str, Any]) -> None:
         self._vocabulary = json.dumps(vocabulary)
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[str] | None = None
         self._turn = threading.Lock()
 
     def check(self, schema: str, deadline: float) -> None:
@@ -55,9 +55,9 @@ class Trial:
         if not self._turn.acquire(timeout=max(0, deadline - time.monotonic())):
             raise TimeoutError("other schemas are tried first")
         try:
-            self._begin(deadline)
+            process = self._begin(deadline)
             until = min(deadline, time.monotonic() + WAIT_SECONDS)
-            answer = self._ask(schema, until)
+            answer = self._ask(process, schema, until)
         finally:
             self._turn.release()
         if answer is None and time.monotonic() >= until:
@@ -75,29 +75,33 @@ class Trial:
         with self._turn:
             self._end()
 
-    def _begin(self, deadline: float) -> None:
+    def _begin(self, deadline: float) -> subprocess.Popen[str]:
         if self._process is not None and self._process.poll() is None:
-            return
+            return self._process
         self._end()
         path = os.pathsep.join(filter(None, sys.path))
-        self._process = subprocess.Popen(
+        process = self._process = subprocess.Popen(
             [sys.executable, "-m", "gptmill.serve.trial"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             encoding="ascii",
             env={**os.environ, "PYTHONPATH": path},
         )
-        if self._ask(self._vocabulary, min(deadline, time.monotonic() + START_SECONDS)) is None:
+        until = min(deadline, time.monotonic() + START_SECONDS)
+        if self._ask(process, self._vocabulary, until) is None:
             raise TimeoutError("the process that tries schemas did not start in time")
+        return process
 
-    def _ask(self, line: str, until: float) -> str | None:
-        """The answer to a line; None, and the process's end, where none comes in time."""
-        timer = threading.Timer(max(0, until - time.monotonic()), self._process.kill)
+    def _ask(self, process: subprocess.Popen[str], line: str, until: float) -> str | None:
+        """The answer to a line. If none comes in time, None, and the process is ended."""
+        assert process.stdin is not None
+        assert process.stdout is not None
+        timer = threading.Timer(max(0, until - time.monotonic()), process.kill)
         timer.start()
         try:
-            self._process.stdin.write(line + "\n")
-            self._process.stdin.flush()
-            answer = self._process.stdout.readline()
+            process.stdin.write(line + "\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
         except BrokenPipeError:
             answer = ""
         timer.cancel()
@@ -111,6 +115,8 @@ class Trial:
         if process is not None:
             process.kill()
             process.wait()
+            assert process.stdin is not None
+            assert process.stdout is not None
             process.stdout.close()
             with suppress(BrokenPipeError):  # it had not read all
                 process.stdin.close()

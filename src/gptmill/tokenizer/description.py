@@ -160,10 +160,13 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
         raise UserError(f"{path} does not exist") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text in UTF-8: {error}") from None
-    pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-    for number, pair in enumerate(pairs):
-        if len(pair) != 2:
-            raise UserError(f"{path}: merge {number} is {' '.join(pair)!r}, not two tokens")
+    pairs: list[tuple[str, str]] = []
+    for line in lines:
+        if line and not line.startswith("#version"):
+            first, _, second = line.partition(" ")
+            if line.count(" ") != 1:
+                raise UserError(f"{path}: merge {len(pairs)} is {line!r}, not two tokens")
+            pairs.append((first, second))
     return pairs
 
 

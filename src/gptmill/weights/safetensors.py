@@ -174,4 +174,4 @@ def _header(path: Path) -> dict[str, StoredTensor]:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.view(-1).view(torch.uint8).numpy())
+    return tensor.view(-1).view(torch.uint8).numpy().data

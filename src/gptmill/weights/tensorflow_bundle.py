@@ -24,7 +24,7 @@ from gptmill.weights.crc32c import crc32c, unmask
 
 FOOTER_BYTES, TRAILER_BYTES = 48, 5
 TABLE_MAGIC = 0xDB4775248B80FB57
-DTYPES = {
+DTYPES: dict[int, np.dtype] = {
     1: np.dtype("<f4"),
     2: np.dtype("<f8"),
     3: np.dtype("<i4"),
@@ -58,8 +58,8 @@ class TensorBundle:
         self.index = Path(f"{prefix}.index")
         records = dict(_Table(self.index).records())
         header = _fields(records.pop(b"", b""), self.index)
-        self.shards = header.get(1, 1)
-        if header.get(2, 0) != 0:
+        self.shards = _number(header, 1, self.index, default=1)
+        if _number(header, 2, self.index) != 0:
             _damaged(self.index, "its numbers are big-endian, which is not supported")
         self.entries = {
             name.decode(): _entry(value, name.decode(), self.index)
@@ -79,17 +79,20 @@ class TensorBundle:
         octets = data[entry.offset : entry.offset + entry.size]
         if len(octets) != entry.size:
             _damaged(
-                Path(data.filename),
+                self._path(entry.shard),
                 f"it ends at byte {len(data):,}, and {name} would end at "
                 f"{entry.offset + entry.size:,}",
             )
         if crc32c(octets) != unmask(entry.crc):
-            _damaged(Path(data.filename), f"the checksum of {name} differs")
+            _damaged(self._path(entry.shard), f"the checksum of {name} differs")
         return octets.view(dtype).reshape(entry.shape)
+
+    def _path(self, shard: int) -> Path:
+        return Path(f"{self.prefix}.data-{shard:05d}-of-{self.shards:05d}")
 
     def _shard(self, number: int) -> np.memmap:
         if number not in self._maps:
-            path = Path(f"{self.prefix}.data-{number:05d}-of-{self.shards:05d}")
+            path = self._path(number)
             if not path.exists():
                 raise UserError(f"{path} does not exist: the checkpoint is incomplete")
             if path.stat().st_size == 0:
@@ -145,27 +148,41 @@ def _entry(data: bytes, name: str, path: Path) -> TensorEntry:
     if 7 in fields:
         _damaged(path, f"{name} is partitioned into slices, which GPT-2's checkpoints are not")
     shape = tuple(
-        _fields(dimension, path).get(1, 0)
-        for number, dimension in _messages(fields.get(2, b""), path)
+        _number(_fields(_octets(dimension, path), path), 1, path)
+        for number, dimension in _messages(_octets(fields.get(2, b""), path), path)
         if number == 2
     )
     return TensorEntry(
-        dtype=fields.get(1, 0),
+        dtype=_number(fields, 1, path),
         shape=shape,
-        shard=fields.get(3, 0),
-        offset=fields.get(4, 0),
-        size=fields.get(5, 0),
-        crc=fields.get(6, 0),
+        shard=_number(fields, 3, path),
+        offset=_number(fields, 4, path),
+        size=_number(fields, 5, path),
+        crc=_number(fields, 6, path),
     )
 
 
-def _fields(data: bytes, path: Path) -> dict:
+def _fields(data: bytes, path: Path) -> dict[int, int | bytes]:
     """A protobuf message by field number, for fields that do not repeat."""
     return dict(_messages(data, path))
 
 
+def _number(fields: dict[int, int | bytes], number: int, path: Path, default: int = 0) -> int:
+    value = fields.get(number, default)
+    if isinstance(value, bytes):
+        _damaged(path, f"field {number} of a protobuf message is not a number")
+    return value
+
+
+def _octets(value: int | bytes, path: Path) -> bytes:
+    if isinstance(value, int):
+        _damaged(path, "a protobuf field is a number, not a message")
+    return value
+
+
 def _messages(data: bytes, path: Path) -> Iterator[tuple[int, int | bytes]]:
     at = 0
+    value: int | bytes
     while at < len(data):
         tag, at = _varint(data, at, path)
         number, wire = tag >> 3, tag & 7
