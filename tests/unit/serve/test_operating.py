@@ -110,3 +110,6 @@ def test_the_dashboard_asks_for_what_is_there(running):
             assert names and set(names) <= series.keys()
             assert labels <= series[names[0]]
             assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= series[names[0]]
+    shown = " ".join(target["expr"] for panel in panels for target in panel["targets"])
+    measured = {re.sub("_(bucket|sum|count)$", "", name) for name in series}
+    assert {name for name in measured if name not in shown} == set(), "no panel shows it"
