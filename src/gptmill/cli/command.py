@@ -23,22 +23,24 @@ def add_command(
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
-    """`--processes`, which `run_launched` heeds."""
+    """`--processes`, by which `run_launched` starts the command."""
     parser.add_argument(
-        "--processes", type=int, default=1, help="share the work among so many; one for each GPU"
-    )
+        "--processes", dest="launched", metavar="N", type=int, default=1,
+        help="share the work among N processes; one for each GPU",
+    )  # fmt: skip
 
 
 def run_launched(options: argparse.Namespace, arguments: list[str]) -> None:
-    """Run the command in `--processes` processes if it asks for several; else, and in those, do
-    nothing.
+    """Run the command in several processes, and exit, where `add_processes` asks for them.
+
+    In those processes, and for one process, do nothing.
 
     Raises:
         UserError: fewer than one process.
     """
     from gptmill.process.ranks import is_worker
 
-    processes = getattr(options, "processes", 1)
+    processes = getattr(options, "launched", 1)
     if processes < 1:
         raise UserError("--processes must be at least 1")
     if processes == 1 or is_worker():

@@ -10,7 +10,7 @@ from typing import Any
 from gptmill.cli.command import add_command, add_processes, all_threads
 from gptmill.cli.infer import open_text_generator
 from gptmill.errors import UserError
-from gptmill.process.ranks import is_first
+from gptmill.process.ranks import is_first, is_worker
 
 FORMATS = (".png", ".svg", ".pdf")
 
@@ -62,7 +62,7 @@ def fewshot(options: argparse.Namespace) -> None:
     shots = sorted(set(options.shots))
     results = evaluate(
         speaker.decoder, speaker.tokenizer, queries, task, shots, options.seed, options.batch_size,
-        each=_shared(options),
+        each=_shared(),
     )  # fmt: skip
     if not is_first():
         return
@@ -79,9 +79,9 @@ def fewshot(options: argparse.Namespace) -> None:
         print(options.output)
 
 
-def _shared(options: argparse.Namespace) -> Callable[..., Iterable[Any]]:
-    """`map`, or one whose work the processes share."""
-    if options.processes == 1:
+def _shared() -> Callable[..., Iterable[Any]]:
+    """`map`, or in several processes one that shares its calls among them."""
+    if not is_worker():
         return map
     from gptmill.engine.runtime import open_runtime
     from gptmill.engine.workers import ALONE

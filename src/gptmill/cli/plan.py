@@ -21,10 +21,7 @@ def add_plan(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--disk", type=float, help="as if so many GB of disk were free")
     parser.add_argument("--json", action="store_true", help="bytes and seconds, for programs")
     many = parser.add_argument_group("pretraining on many accelerators, by formulas alone")
-    # Not `processes`, which `run_launched` takes for the number of its own.
-    many.add_argument(
-        "--processes", dest="process_counts", type=int, nargs="+", help="such as 8 64 512"
-    )
+    many.add_argument("--processes", type=int, nargs="+", help="such as 8 64 512")
     many.add_argument("--accelerator", choices=("h100", "a100"), default="h100")
     many.add_argument("--strategy", choices=("ddp", "fsdp2"), help="else ddp where it fits")
     many.add_argument("--batch", type=int, default=512, help="rows of a step, in all processes")
@@ -34,7 +31,7 @@ def add_plan(commands: argparse._SubParsersAction) -> None:
 
 def plan(options: argparse.Namespace) -> None:
     """Print the table or the JSON; exit with 1 if the run does not fit."""
-    if options.process_counts:
+    if options.processes:
         return _plan_cluster(options)
     from gptmill.engine.runtime import open_runtime
     from gptmill.params import load
@@ -69,7 +66,7 @@ def _plan_cluster(options: argparse.Namespace) -> None:
     if options.memory is not None:
         accelerator = replace(accelerator, memory=options.memory * 1e9)
     plan = plan_cluster(
-        parameters, accelerator, options.process_counts, options.batch, options.mfu,
+        parameters, accelerator, options.processes, options.batch, options.mfu,
         options.strategy,
     )  # fmt: skip
     if options.json:
