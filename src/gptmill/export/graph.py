@@ -27,7 +27,6 @@ IR_VERSION = 10  # the newest that ONNX Runtime 1.18 and its browser build read
 DTYPES = {
     np.dtype("float32"): TensorProto.FLOAT,
     np.dtype("int64"): TensorProto.INT64,
-    np.dtype("int8"): TensorProto.INT8,
     np.dtype("uint8"): TensorProto.UINT8,
 }
 

@@ -4,7 +4,9 @@
   size); ONNX Runtime's `MatMulNBits` multiplies them with activations that it rounds to 8 bits
   block by block. The embedding, which is also the head, has 8 bits in both.
 - `dynamic8`: one scale for each column, and one for all activations of a product, found as it
-  runs (`DynamicQuantizeLinear`): standard operators alone, so every runtime opens it.
+  runs (`DynamicQuantizeLinear`): standard operators alone, so every runtime opens it. The weights
+  are uint8: without VNNI, ONNX Runtime adds pairs of uint8 × int8 products in 16 bits, which
+  saturate (its page "Quantize ONNX models" says when); uint8 × uint8 is exact on every processor.
 """
 
 import shutil
@@ -20,6 +22,7 @@ from gptmill.export.graph import Graph, Layers, bias_inputs
 from gptmill.params import Budget
 
 BLOCK = 32  # weights that share a scale
+MIDDLE = 128  # the zero of 8 bits
 INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy level at which it multiplies in 8 bits
 MICROSOFT = "com.microsoft"
 
@@ -84,10 +87,10 @@ def quantize_blocks(matrix: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarr
 
 
 def quantize_columns(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Round [K, N] to int8 with a scale for each column, float32 [N]."""
+    """Round [K, N] to uint8 around 128 with a scale for each column, float32 [N]."""
     scales = np.abs(matrix).max(axis=0) / 127
-    integers = np.rint(matrix / np.where(scales == 0, 1, scales)).astype(np.int8)
-    return integers, scales.astype(np.float32)
+    integers = np.rint(matrix / np.where(scales == 0, 1, scales)) + MIDDLE
+    return integers.astype(np.uint8), scales.astype(np.float32)
 
 
 def _block_tensors(graph: Graph, name: str, bits: int, transpose: bool) -> list[str]:
@@ -133,7 +136,7 @@ def _block_embedding(graph: Graph, ids: str, name: str) -> str:
     """The head's own rounded rows, made floats again: [B, T, C]."""
     integers, scales = _block_tensors(graph, name, 8, transpose=False)
     rows = graph.node("Cast", [graph.node("Gather", [integers, ids])], to=TensorProto.FLOAT)
-    middle = graph.tensor("middle", np.array(128, np.float32))
+    middle = graph.tensor("middle", np.array(MIDDLE, np.float32))
     scale = graph.node("Unsqueeze", [graph.node("Gather", [scales, ids]), graph.integers(-1)])
     rows = graph.node("Mul", [graph.node("Sub", [rows, middle]), scale])
     return _without_padding(graph, rows, graph.weights[f"{name}.weight"].shape[1])
@@ -163,7 +166,8 @@ def _column_product(graph: Graph, x: str, name: str, transpose: bool) -> str:
     place = f"DynamicQuantizeLinear_{len(graph.nodes)}"
     rounded, scale, zero = (f"{place}.{part}" for part in ("rounded", "scale", "zero"))
     graph.node("DynamicQuantizeLinear", [x], rounded, scale, zero)
-    product = graph.node("MatMulInteger", [rounded, integers, zero])
+    middle = graph.tensor("zero_point", np.array(MIDDLE, np.uint8))
+    product = graph.node("MatMulInteger", [rounded, integers, zero, middle])
     product = graph.node("Cast", [product], to=TensorProto.FLOAT)
     product = graph.node("Mul", [product, graph.node("Mul", [scale, scales])])
     bias = bias_inputs(graph, name)
@@ -182,8 +186,10 @@ def _column_embedding(graph: Graph, ids: str, name: str) -> str:
     """Columns of the head's own rounded matrix [C, V], made floats again: [B, T, C]."""
     integers, scales = _column_tensors(graph, name, transpose=True)
     rows = graph.node("Transpose", [graph.node("Gather", [integers, ids], axis=1)], perm=[1, 2, 0])
+    rows = graph.node("Cast", [rows], to=TensorProto.FLOAT)
+    middle = graph.tensor("middle", np.array(MIDDLE, np.float32))
     scale = graph.node("Unsqueeze", [graph.node("Gather", [scales, ids]), graph.integers(-1)])
-    return graph.node("Mul", [graph.node("Cast", [rows], to=TensorProto.FLOAT), scale])
+    return graph.node("Mul", [graph.node("Sub", [rows, middle]), scale])
 
 
 METHODS = {

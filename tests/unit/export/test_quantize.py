@@ -1,6 +1,8 @@
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime import InferenceSession
 
 from gptmill.errors import UserError
 from gptmill.export.onnx import export_classifier, export_language_model
@@ -43,8 +45,34 @@ def test_rounded_columns_are_within_half_a_step():
     matrix = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32)
     matrix[:, 2] = 0
     integers, scales = quantize_columns(matrix)
-    assert (np.abs(integers * scales - matrix) <= scales * 0.5001).all()
-    assert (np.abs(integers).max(axis=0) == [127, 127, 0, 127, 127]).all()
+    centered = integers.astype(np.float32) - 128
+    assert (np.abs(centered * scales - matrix) <= scales * 0.5001).all()
+    assert (np.abs(centered).max(axis=0) == [127, 127, 0, 127, 127]).all()
+
+
+def test_products_of_8_bits_are_exact_on_every_processor(make_language_model, tmp_path):
+    """Without VNNI, pairs of uint8 × int8 products saturate: ours must be the operators' own."""
+    folder = make_language_model(width=128)
+    export_language_model(folder, tmp_path / "onnx", opset=20, layers=quantized("dynamic8"))
+    model = onnx.load(tmp_path / "onnx" / "model.onnx")
+    tensors = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    products = [node for node in model.graph.node if node.op_type == "MatMulInteger"]
+    assert products
+    for product in products:
+        weights, zero = (tensors[product.input[at]] for at in (1, 3))
+        assert zero == 128  # what `quantize_columns` rounds around
+        x = np.full((2, len(weights)), 255, np.uint8)  # the largest, which saturates first
+        names = ["x", product.input[1], "zero", product.input[3]]
+        arrays = (weights, np.zeros((), np.uint8), zero)
+        constants = [numpy_helper.from_array(a, name) for a, name in zip(arrays, names[1:])]
+        graph = helper.make_graph(
+            [helper.make_node("MatMulInteger", names, ["y"])], "product",
+            [helper.make_tensor_value_info("x", TensorProto.UINT8, x.shape)],
+            [helper.make_tensor_value_info("y", TensorProto.INT32, None)], constants,
+        )  # fmt: skip
+        alone = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+        (y,) = InferenceSession(alone.SerializeToString()).run(None, {"x": x})
+        assert (y == x.astype(np.int64) @ (weights.astype(np.int64) - zero)).all()
 
 
 @pytest.mark.parametrize("changes", [{}, {"width": 24}, {"bias": False}, {"tied_head": False}])
